@@ -1,0 +1,27 @@
+"""Fixtures every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _shared(part: str) -> Path:
+    """A folder of the reference material: beside the checkout, or where `QCAL_SHARED` says."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("QCAL_SHARED", beside)) / part
+    if not folder.is_dir():
+        pytest.skip(f"needs the reference material in ../shared/{part} (or QCAL_SHARED), which is not distributed with qcal")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Figures from the authors' own code and golden values from independent packages."""
+    return _shared("reference")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real images and the paper's trained weights."""
+    return _shared("data")

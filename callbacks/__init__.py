@@ -1,1 +1,8 @@
-"""."""
+"""Lightning callbacks: quantize when training ends, and say what confidence changed about it."""
+
+if __name__ != "qcal.callbacks":
+    raise ImportError(f"Import `qcal.callbacks`, not `{__name__}`: under two names every class would exist twice.")
+
+from qcal.callbacks.post_training_quantization import PostTrainingQuantization
+
+__all__ = ["PostTrainingQuantization"]

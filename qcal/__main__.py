@@ -1,0 +1,7 @@
+"""`python -m qcal` does what `qcal` does."""
+
+import sys
+
+from qcal.cli import main
+
+sys.exit(main())

@@ -1,0 +1,12 @@
+"""One way to tell a user of a mistake."""
+
+import sys
+
+
+class UsageError(Exception):
+    """A mistake in the arguments, the configs or the input, found before work started; its text is the whole message."""
+
+
+def report_error(message: str) -> None:
+    """Print `message` as the command's error on standard error."""
+    print(f"qcal: error: {message}", file=sys.stderr)

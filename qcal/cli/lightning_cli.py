@@ -1,0 +1,128 @@
+"""The Lightning command line with qcal's classes in their places."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from qcal.callbacks import PostTrainingQuantization
+from qcal.cli.errors import UsageError
+from qcal.cli.parser import Parser
+from qcal.cli.run import RunOptions, WandbOptions, choose_run_folder, make_loggers
+from qcal.data import ImageDataModule
+from qcal.tasks import Classifier, check_fit
+
+# What a user's input can be wrong in while classes are built and data is read; anything else is a defect and keeps its traceback.
+_INPUT_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException)
+
+
+def run_command_line() -> None:
+    """Parse `sys.argv`, build everything, check it, and run the subcommand.
+
+    Raises:
+        UsageError: The input is wrong; found before anything was trained or written.
+    """
+    _silence_advice()
+    QcalCLI(
+        Classifier,
+        ImageDataModule,
+        subclass_mode_data=True,
+        parser_class=Parser,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        # Lightning would let hyperparameters in a checkpoint overrule the config; ours keep none.
+        load_from_checkpoint_support=False,
+        save_config_callback=SaveRunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={"devices": 1, "max_epochs": 10, "enable_model_summary": False},
+        parser_kwargs={"description": "Train classifiers whose confidence was moved on purpose, quantize them, compare."},
+    )
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the whole config to `config.yaml` in the run's folder, so that `-c <run>/config.yaml` runs it again."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called by the base class on rank 0, once."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        # Where this run went is not part of what to run: the next one gets a folder of its own.
+        config.run.name = config.run.dir = None
+        self.parser.save(config, folder / self.config_filename, skip_none=False, overwrite=True, multifile=False)
+
+
+class QcalCLI(LightningCLI):
+    """Lightning's command line with `ptq`, `checkpoint`, `run` and `wandb` groups, a folder per run, and a check of the input before it starts."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Every run has these, each with its own group of arguments."""
+        parser.add_lightning_class_args(PostTrainingQuantization, "ptq")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.set_defaults(
+            {
+                "ptq.data": "test",
+                "ptq.network": "model",
+                "ptq.on_error": "raise",
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer and check that they fit together; nothing has been written when this fails."""
+        try:
+            self._check_checkpoint()
+            super().instantiate_classes()
+            check_fit(self.model, self.datamodule, self.subcommand or "fit")
+        except _INPUT_ERRORS as error:
+            raise UsageError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # Any: the Trainer's arguments, as in the base class
+        """The trainer, with the run's folder, its loggers and its progress bar."""
+        config = self._get(self.config_init, "trainer")
+        resumed = self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is not None
+        name, folder = choose_run_folder(self._get(self.config_init, "run"), self._description(), resumed=resumed)
+        self._get(self.config_init, "checkpoint").dirpath = str(folder / "checkpoints")
+        self._dump_config()
+        self._get(self.config_init, "ptq").run_config = self.config_dump
+        kwargs["default_root_dir"] = str(folder)
+        if config["logger"] in (None, True):
+            kwargs["logger"] = make_loggers(name, folder, self._get(self.config_init, "wandb"), self.config_dump)
+        return super().instantiate_trainer(**kwargs)
+
+    def _check_checkpoint(self) -> None:
+        path = self._get(self.config, "ckpt_path")
+        if path is not None and path not in ("last", "best", "hpc") and "://" not in path and not Path(path).is_file():
+            raise FileNotFoundError(
+                f"`ckpt_path` must be a checkpoint file, got {path!r}, which is not there. "
+                f"A run keeps them as <run folder>/checkpoints/last.ckpt and best.ckpt; relative paths start at {Path.cwd()}."
+            )
+
+    def _description(self) -> str:
+        """What an unnamed run is called: data, network, regime and seed."""
+        parts = [type(self.datamodule), type(self.model.model), type(self.model.loss)]
+        names = [part.__name__.removesuffix("Loss").lower() for part in parts]
+        seed = self._get(self.config, "seed_everything")
+        kind = [] if self.subcommand == "fit" else [str(self.subcommand)]
+        return "-".join([*names, f"seed{seed}", *kind])
+
+
+def _silence_advice() -> None:
+    """Leave out Lightning's advice that is wrong or of no use here; what it says about the run itself stays."""
+    # Batches are made whole from memory: workers would copy the data and make it slower.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Two lines of devices that are not there, and an advertisement.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda entry: not any(part in entry.getMessage() for part in ("TPU available", "HPU available", "litlogger", "litmodels"))
+    )

@@ -1,0 +1,58 @@
+"""Entry point: complete the arguments, hand them to the Lightning command line, turn a user's mistake into one message."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import qcal
+from qcal.cli.arguments import complete_arguments
+from qcal.cli.errors import UsageError, report_error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand: `fit`, `validate`, `test` or `predict`.
+
+    Args:
+        argv: The arguments after the program's name; those of the process when not given.
+
+    Returns:
+        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, told in one message.
+
+    Raises:
+        SystemExit: From `--help`, `--print_config` and from arguments that cannot be parsed.
+
+    Example:
+        >>> main(["--version"])
+        qcal ...
+        0
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given == ["--version"]:
+        print(f"qcal {qcal.__version__}")
+        return 0
+    try:
+        arguments = complete_arguments(given)
+        with _as_process_arguments(arguments):
+            _run()
+    except UsageError as error:
+        report_error(str(error))
+        return 2
+    return 0
+
+
+def _run() -> None:
+    # Imported here: it takes Lightning and torch with it, some seconds that `--version` and a misspelt config need not wait for.
+    from qcal.cli.lightning_cli import run_command_line
+
+    run_command_line()
+
+
+@contextmanager
+def _as_process_arguments(arguments: list[str]) -> Iterator[None]:
+    """LightningCLI reads and compares `sys.argv`; arguments passed beside it make it warn."""
+    before = sys.argv
+    sys.argv = [before[0] if before else "qcal", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,107 @@
+"""The argument parser: Lightning's, with errors a person can read."""
+
+import difflib
+import importlib
+import inspect
+import re
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from qcal.cli.errors import report_error
+
+# Where the classes that a key takes by short name are, for the suggestion after a misspelt one.
+_ROOMS = {"model.loss": "qcal.losses", "model.model": "qcal.models", "data": "qcal.data"}
+# What the parser says of alternatives (`Module | None`) and of the value's Python type: true, and no help.
+_NOISE = re.compile(
+    r"^\s*(-\s*)?(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Expected a <class 'NoneType'>|"
+    r"Expected a path but .*|Given value type: .*|Given value: NestedArg.*)\s*$"
+)
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser; an error is the message, a suggestion and where to look, not sixty lines of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: passed on as they are
+        # A shortened key is a misspelt key: `--trainer.max_epoch` must not pass for `--trainer.max_epochs`.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error and exit with code 2.
+
+        Args:
+            message: What the parser found.
+            ex: What it was found by.
+
+        Raises:
+            SystemExit: Always, unless this parser belongs to another one, which then adds what it knows.
+        """
+        if not self.exit_on_error:
+            # A nested parser: its parent tells the user, with more context.
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        known = [action.dest for action in parser._actions]
+        report_error(f"{readable(message)}{suggestion(message, known)}\nAll keys: `--help`; the resolved config: `--print_config`.")
+        self.exit(2)
+
+
+def readable(message: str, limit: int = 1200) -> str:
+    """The message without the parser's inner workings, cut at a screenful.
+
+    Example:
+        >>> print(readable("Parser key \\"model.loss\\":\\n  Errors:\\n    - Expected a dot import path string: FocalLos"))
+        Parser key "model.loss":
+            - Expected a dot import path string: FocalLos
+    """
+    text = "\n".join(line for line in message.splitlines() if line.strip() and not _NOISE.match(line))
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} ..."
+
+
+def suggestion(message: str, known_keys: list[str]) -> str:
+    """What the user may have meant, by what the message complains of; empty if nothing is close.
+
+    Args:
+        message: The parser's.
+        known_keys: All keys of the command, dotted.
+
+    Returns:
+        A line to put after the message.
+
+    Example:
+        >>> suggestion("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs", "model"])
+        '\\nDid you mean `--trainer.max_epochs`?'
+    """
+    option = re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", message)
+    if option:
+        allowed = _arguments_of(option[1])
+        return f"\n{option[1].rpartition('.')[2]} takes: {', '.join(allowed)}.{_close(option[2], allowed, '')}"
+    name = re.search(r"Expected a dot import path string: (\w+)", message)
+    key = re.search(r"[Kk]ey \"([\w.]+)\"", message)
+    if name and key and key[1] in _ROOMS:
+        names = importlib.import_module(_ROOMS[key[1]]).__all__
+        return f"\n{_ROOMS[key[1]]} has: {', '.join(names)}.{_close(name[1], names, '')}"
+    for unknown in re.findall(r"(?:--|[Kk]ey |[Oo]ption )[\"'`]?([\w.]+)[\"'`]?", message):
+        if unknown not in known_keys:
+            close = _close(unknown, known_keys, "--")
+            if close:
+                return f"\n{close.strip()}"
+    return ""
+
+
+def _arguments_of(class_path: str) -> list[str]:
+    """The names a class takes, those of its bases behind `**kwargs` too."""
+    module, _, name = class_path.rpartition(".")
+    target = getattr(importlib.import_module(module), name)
+    functions = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)] if inspect.isclass(target) else [target]
+    names: list[str] = []
+    for function in functions:
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in names]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def _close(given: str, allowed: list[str], prefix: str) -> str:
+    match = difflib.get_close_matches(given, allowed, n=1)
+    return f" Did you mean `{prefix}{match[0]}`?" if match else ""

@@ -1,0 +1,154 @@
+"""The record of a study: what is written beside the checkpoints, and read again by reports.
+
+Three files in one folder: `records.json` (everything but the logits), `records.csv` (one row a setting, for spreadsheets) and `logits.npz`
+(`target`, `float` and one array a setting: enough to analyse the run again without the model).
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qcal.atomic import replacing
+from qcal.robustness.compare import Comparison, Scores, compare, score
+from qcal.robustness.study import Study
+
+SCHEMA_VERSION = 1
+"""Raised when a reader of the old files would misunderstand the new ones."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A study in figures, and where it comes from.
+
+    Attributes:
+        float_scores: Scores of the float network.
+        settings: Per setting's short form (`w4a8`), its `Comparison` with float; in the order of the grid.
+        context: Plain values that say what was measured: config, versions, seed, data roles and hashes, placement, seconds.
+        schema_version: Of the files.
+    """
+
+    float_scores: Scores
+    settings: dict[str, Comparison]
+    # Any: whatever plain JSON the caller's config holds.
+    context: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+def build_record(study: Study, context: Mapping[str, Any] | None = None) -> Record:
+    """Turn a study's logits into figures.
+
+    Args:
+        study: From `run_study`.
+        context: Plain JSON values to keep beside the figures; placement, number of images and seconds are added.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: Logits that are not finite, or labels out of range.
+    """
+    gathered = {
+        "num_images": len(study.target),
+        "range_estimation_images": study.range_images,
+        "activation_quantizers": list(study.placement),
+        "seconds": study.seconds,
+    }
+    settings = {str(setting): compare(study.float_logits, logits, study.target) for setting, logits in study.quant_logits.items()}
+    return Record(score(study.float_logits, study.target), settings, {**(context or {}), **gathered})
+
+
+def write_record(record: Record, folder: str | Path, *, study: Study | None = None) -> list[Path]:
+    """Write the record's files, each whole or not at all; the logits first, so that a `records.json` never lacks its arrays.
+
+    Args:
+        record: What to write.
+        folder: Where; made when missing, older files of the same names are replaced.
+        study: The logits; None leaves `logits.npz` out.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OSError: The folder cannot be written.
+        ValueError: The context holds something JSON cannot.
+    """
+    folder = Path(folder)
+    text = json.dumps(_as_json(record), indent=2, allow_nan=False)
+    written = []
+    if study is not None:
+        written.append(write_logits(study, folder / "logits.npz"))
+    written.append(_write_csv(record, folder / "records.csv"))
+    with replacing(folder / "records.json") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    return [*written, folder / "records.json"]
+
+
+def read_record(folder: str | Path) -> Record:
+    """Read what `write_record` wrote.
+
+    Args:
+        folder: The folder that holds `records.json`.
+
+    Returns:
+        The record, equal to the one written.
+
+    Raises:
+        FileNotFoundError: There is no record.
+        ValueError: It is not whole, or of another schema version.
+    """
+    path = Path(folder) / "records.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no record {path}. Pass the folder a run wrote its `records.json` to.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}). Run the study again: `test --ckpt_path ...`.") from error
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema version {version}, this qcal reads {SCHEMA_VERSION}. Use the qcal that wrote it, or run the study again.")
+    settings = {row.pop("setting"): Comparison(**row) for row in content["settings"]}
+    return Record(Scores(**content["float"]), settings, content["context"])
+
+
+def write_logits(study: Study, path: str | Path) -> Path:
+    """Write `target`, `float` and every setting's logits as one compressed `.npz`, whole or not at all."""
+    arrays = {str(setting): logits.numpy() for setting, logits in study.quant_logits.items()}
+    with replacing(path) as temporary:
+        # A file object, because `savez` adds a suffix to names it does not like.
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, target=study.target.numpy(), float=study.float_logits.numpy(), **arrays)  # type: ignore[arg-type]  # numpy types the names as `allow_pickle`
+    return Path(path)
+
+
+def read_logits(path: str | Path) -> dict[str, Tensor]:
+    """Read `write_logits`'s file: `target`, `float` and the settings, as tensors."""
+    with np.load(Path(path), allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    """The layout of `records.json`. Any: a nesting of plain JSON values."""
+    return {
+        "schema_version": record.schema_version,
+        "float": asdict(record.float_scores),
+        "settings": [{"setting": name, **asdict(comparison)} for name, comparison in record.settings.items()],
+        "context": record.context,
+    }
+
+
+def _write_csv(record: Record, path: Path) -> Path:
+    columns = ["setting", *(f.name for f in fields(Comparison))]
+    rows = [{"setting": "float", **asdict(record.float_scores)}]
+    rows += [{"setting": name, **asdict(comparison)} for name, comparison in record.settings.items()]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

@@ -1,0 +1,76 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from qcal.quantization import Setting
+from qcal.robustness import Record, Study, build_record, read_logits, read_record, write_record
+
+
+@pytest.fixture
+def study() -> Study:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 4, generator=generator)
+    noisy = {Setting.parse(name): logits + std * torch.randn(40, 4, generator=generator) for name, std in (("w8a8", 0.0), ("w4a8", 1.0))}
+    return Study(torch.arange(40) % 4, logits, noisy, ("input", "fc"), 16, {"evaluate": 0.5})
+
+
+def test_what_was_written_is_read_back(study: Study, tmp_path: Path) -> None:
+    record = build_record(study, {"seed": 3, "config": {"model": {"depth": 8}}})
+    files = write_record(record, tmp_path, study=study)
+    assert {path.name for path in files} == {"records.json", "records.csv", "logits.npz"} == {path.name for path in tmp_path.iterdir()}
+    assert read_record(tmp_path) == record
+    assert record.context["seed"] == 3
+    assert record.context["activation_quantizers"] == ["input", "fc"]
+    assert record.context["range_estimation_images"] == 16
+
+
+def test_undefined_damage_is_null_in_json_and_empty_in_csv(study: Study, tmp_path: Path) -> None:
+    write_record(build_record(study), tmp_path)
+    rows = json.loads((tmp_path / "records.json").read_text())["settings"]
+    assert [row["setting"] for row in rows] == ["w8a8", "w4a8"]
+    assert rows[0]["damage_per_swap"] is None
+    assert rows[1]["damage_per_swap"] is not None
+    with (tmp_path / "records.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["setting"] for row in table] == ["float", "w8a8", "w4a8"]
+    assert table[1]["damage_per_swap"] == table[0]["swap_rate"] == ""
+    assert float(table[2]["swap_rate"]) == rows[1]["swap_rate"]
+
+
+def test_the_logits_file_suffices_to_compute_the_record_again(study: Study, tmp_path: Path) -> None:
+    record = build_record(study)
+    write_record(record, tmp_path, study=study)
+    arrays = read_logits(tmp_path / "logits.npz")
+    again = Study(arrays["target"], arrays["float"], {setting: arrays[str(setting)] for setting in study.quant_logits}, (), 0)
+    assert build_record(again).settings == record.settings
+    assert build_record(again).float_scores == record.float_scores
+
+
+def test_a_context_json_cannot_hold_writes_nothing(study: Study, tmp_path: Path) -> None:
+    record = build_record(study, {"loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(record, tmp_path, study=study)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [('{"schema_version": 1, "float"', "not whole JSON"), ('{"schema_version": 99}', "schema version 99, this qcal reads 1")]
+)
+def test_a_broken_or_newer_record_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "records.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_record(tmp_path)
+
+
+def test_a_missing_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no record .*records\.json"):
+        read_record(tmp_path)
+
+
+def test_records_compare_by_their_figures(study: Study) -> None:
+    record = build_record(study)
+    assert record == build_record(study)
+    assert record != Record(record.float_scores, {})

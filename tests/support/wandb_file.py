@@ -1,0 +1,91 @@
+"""Read an offline Weights & Biases run back from its file.
+
+The file is a LevelDB log (32 KiB blocks of checksummed fragments) of protocol buffers behind a seven-byte header.
+"""
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+_HEADER = 7
+_BLOCK = 32768
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+@dataclass
+class WandbRun:
+    """What a run holds. Any: values are whatever was logged."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    project: str = ""
+    finished: bool = False
+
+
+def read_run(folder: Path, wait: float = 10.0) -> WandbRun:
+    """The one run below `folder`; waits up to `wait` seconds for its last record, which is written after `finish` returns."""
+    (file,) = folder.rglob("run-*.wandb")
+    deadline = time.monotonic() + wait
+    run = _parse(file.read_bytes())
+    while not run.finished and time.monotonic() < deadline:
+        time.sleep(0.05)
+        run = _parse(file.read_bytes())
+    assert run.finished, f"{file} has no exit record"
+    return run
+
+
+def _parse(content: bytes) -> WandbRun:
+    run = WandbRun()
+    for frame in _frames(content):
+        record = Record()
+        record.ParseFromString(frame)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.name, run.project = record.run.display_name, record.run.project
+            _update(run.config, record.run.config.update)
+        elif kind == "config":
+            _update(run.config, record.config.update)
+        elif kind == "history":
+            run.history.append(_update({}, record.history.item))
+        elif kind == "summary":
+            _update(run.summary, record.summary.update)
+        elif kind == "exit":
+            run.finished = True
+    return run
+
+
+def _update(into: dict[str, Any], items: Any) -> dict[str, Any]:
+    """Any: a repeated field of whichever item message."""
+    for item in items:
+        into[".".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    return into
+
+
+def _frames(content: bytes) -> Iterator[bytes]:
+    position, part = _HEADER, b""
+    while position + 7 <= len(content):
+        left = _BLOCK - position % _BLOCK
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        if kind == 0:
+            return
+        data = content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind == _FULL:
+            yield data
+        elif kind == _FIRST:
+            part = data
+        elif kind == _MIDDLE:
+            part += data
+        else:
+            yield part + data

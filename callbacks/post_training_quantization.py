@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.fabric.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -85,7 +85,7 @@ class PostTrainingQuantization(Callback):
                 f"PostTrainingQuantization measures on one device, got {trainer.world_size}. "
                 "Train without it, then run `test --ckpt_path ...` with `--trainer.devices 1`."
             )
-        self._find_network(pl_module)
+        self.find_network(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new fit: what an earlier one recorded no longer speaks for it."""
@@ -125,9 +125,12 @@ class PostTrainingQuantization(Callback):
             log.exception("Training ended well, but its quantization study did not: %s", error)
 
     def _study(self, trainer: Trainer, pl_module: LightningModule, data: Literal["val", "test"]) -> None:
-        network = self._find_network(pl_module)
+        network = self.find_network(pl_module)
         found: StudyData = find_data(trainer, data)
-        with StudyProgress(enabled=trainer.progress_bar_callback is not None) as progress:
+        bar = trainer.progress_bar_callback
+        # Rich's bar of Lightning is still on the screen; it has no public name for its console.
+        console = getattr(bar, "_console", None)
+        with StudyProgress(enabled=bar is not None, console=console) as progress:
             study = run_study(
                 network,
                 self.settings,
@@ -143,10 +146,15 @@ class PostTrainingQuantization(Callback):
         self.record, self.folder = record, folder
         figures = save_pictures(record, study, folder / "figures")
         log_record(trainer.loggers, record, figures, step=trainer.global_step)
-        if progress.enabled:
-            print_record(record, folder)
+        if bar is not None:
+            print_record(record, folder, console=console)
 
-    def _find_network(self, pl_module: LightningModule) -> nn.Module:
+    def find_network(self, pl_module: LightningModule) -> nn.Module:
+        """The module that is quantized: `pl_module` or the submodule that `network` names.
+
+        Raises:
+            MisconfigurationException: There is no such submodule.
+        """
         if self.network is None:
             return pl_module
         try:

@@ -30,8 +30,10 @@ class Pairs:
 
     def __init__(self, loader: Iterable[Any], name: str) -> None:  # Any: a batch can be anything until it is checked
         self.loader, self.name = loader, name
-        if hasattr(loader, "__len__"):
-            self.__len__ = loader.__len__
+
+    def __len__(self) -> int:
+        """Number of batches; a TypeError if the loader does not know it."""
+        return len(self.loader)  # type: ignore[arg-type]  # iterable data sets have no length: the error is the answer
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:

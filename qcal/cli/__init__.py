@@ -1,5 +1,5 @@
 """The command line: `train.py`, `qcal` and `python -m qcal` are one and the same `main`."""
 
-from qcal.cli.main import main
+from qcal.cli.entry import main
 
 __all__ = ["main"]

@@ -84,6 +84,7 @@ class QcalCLI(LightningCLI):
         try:
             self._check_checkpoint()
             super().instantiate_classes()
+            self._get(self.config_init, "ptq").find_network(self.model)
             check_fit(self.model, self.datamodule, self.subcommand or "fit")
         except _INPUT_ERRORS as error:
             raise UsageError(str(error)) from error
@@ -93,13 +94,44 @@ class QcalCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         resumed = self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is not None
         name, folder = choose_run_folder(self._get(self.config_init, "run"), self._description(), resumed=resumed)
-        self._get(self.config_init, "checkpoint").dirpath = str(folder / "checkpoints")
+        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint.dirpath = str(folder / "checkpoints")
+        if config["fast_dev_run"]:
+            checkpoint.save_last = False  # Lightning keeps it from saving every checkpoint but the last
         self._dump_config()
         self._get(self.config_init, "ptq").run_config = self.config_dump
         kwargs["default_root_dir"] = str(folder)
         if config["logger"] in (None, True):
             kwargs["logger"] = make_loggers(name, folder, self._get(self.config_init, "wandb"), self.config_dump)
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Make the run's folder, now that the input is known to be good."""
+        self._make_folder()
+
+    def before_test(self) -> None:
+        """Make the run's folder, now that the input is known to be good."""
+        self._make_folder()
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        self._print_places()
+
+    def after_test(self) -> None:
+        """Say where everything is."""
+        self._print_places()
+
+    def _make_folder(self) -> None:
+        if not self.trainer.fast_dev_run:
+            Path(self.trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+
+    def _print_places(self) -> None:
+        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        print(f"Run      {folder}")
+        for offline in sorted(folder.glob("wandb/offline-run-*")):
+            print(f"W&B      offline; upload with: wandb sync {offline}")
 
     def _check_checkpoint(self) -> None:
         path = self._get(self.config, "ckpt_path")
@@ -122,7 +154,11 @@ def _silence_advice() -> None:
     """Leave out Lightning's advice that is wrong or of no use here; what it says about the run itself stays."""
     # Batches are made whole from memory: workers would copy the data and make it slower.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The run's folder is new and ours; what is in it is the other logger's.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # Lightning's own use of torch, nothing a user can change.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated.*")
     # Two lines of devices that are not there, and an advertisement.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda entry: not any(part in entry.getMessage() for part in ("TPU available", "HPU available", "litlogger", "litmodels"))
+        lambda entry: not any(part in entry.getMessage() for part in ("TPU available", "litlogger", "litmodels", "to estimate number of stepping"))
     )

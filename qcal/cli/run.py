@@ -97,6 +97,8 @@ def make_loggers(name: str, folder: Path, options: WandbOptions, config: dict[st
     mode = _wandb_mode(options)
     if mode == "disabled":
         return [csv]
+    from wandb import Settings  # here, because it takes seconds and disabled runs do not need it
+
     wandb = WandbLogger(
         name=name,
         save_dir=str(folder),
@@ -108,6 +110,8 @@ def make_loggers(name: str, folder: Path, options: WandbOptions, config: dict[st
         config=config,
         mode=mode,
         dir=str(folder),
+        # Offline there is no page to point to: the command says at the end where the run is and how to upload it.
+        settings=Settings(silent=mode == "offline"),
     )
     return [csv, wandb]
 

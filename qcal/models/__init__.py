@@ -1,1 +1,8 @@
-"""."""
+"""Networks to train: CIFAR ResNets, torchvision's by name, and what it takes to load and to check any other."""
+
+from qcal.models.cifar_resnet import BasicBlock, CifarResNet
+from qcal.models.from_torchvision import torchvision_model
+from qcal.models.shape_check import check_logits
+from qcal.models.weights import load_weights
+
+__all__ = ["BasicBlock", "CifarResNet", "check_logits", "load_weights", "torchvision_model"]

@@ -1,1 +1,18 @@
-"""."""
+"""Pictures: numbers in, matplotlib axes out. Nothing here computes a result, uses pyplot or chooses a backend."""
+
+from qcal.plots.reliability import confidence_histogram, reliability_diagram, reliability_figure
+from qcal.plots.save import save_figure
+from qcal.plots.style import setting_colour
+from qcal.plots.swaps import damage_per_swap_panel, swap_and_error_panel, swap_figure, swapped_confidence_panel
+
+__all__ = [
+    "confidence_histogram",
+    "damage_per_swap_panel",
+    "reliability_diagram",
+    "reliability_figure",
+    "save_figure",
+    "setting_colour",
+    "swap_and_error_panel",
+    "swap_figure",
+    "swapped_confidence_panel",
+]

@@ -1,6 +1,5 @@
 """A record on the console: a progress bar while it is made, a table when it is done."""
 
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +11,7 @@ from rich.table import Table
 from qcal.robustness import Comparison, Record
 
 _STAGES = {"observe": "Estimating activation ranges", "evaluate": "Running the grid"}
+_COLUMNS = ("accu-\nracy", "error\nchange", "swap-\nped", "harm-\nful", "bene-\nficial", "damage\n/ swap", "\nECE", "over-\nconf.", "\nNLL")
 
 
 class StudyProgress:
@@ -19,11 +19,12 @@ class StudyProgress:
 
     Args:
         enabled: False shows nothing, for trainers without a progress bar.
+        console: Where another progress bar is shown at this moment; rich nests the two if they share it.
     """
 
-    def __init__(self, *, enabled: bool = True) -> None:
-        self.enabled = enabled
-        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not enabled)
+    def __init__(self, *, enabled: bool = True, console: Console | None = None) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, disable=not enabled, console=console)
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -43,30 +44,39 @@ class StudyProgress:
 
 
 def settings_table(record: Record) -> Table:
-    """The settings of a record beside the float network, in percent, as a rich table."""
-    table = Table(title="Post-training quantization", caption=f"percent of {record.context['num_images']:,} images; damage per swap = error change / swapped")
+    """The settings of a record beside the float network, in percent, as a rich table that fits 80 columns."""
+    caption = f"percent of {record.context['num_images']:,} images; damage per swap = error change / swapped"
+    table = Table(title="Post-training quantization", caption=caption, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("setting", no_wrap=True)
-    for name in ("accuracy", "error change", "swapped", "harmful", "beneficial", "neutral", "damage per swap", "ECE", "overconfidence", "NLL"):
-        table.add_column(name, justify="right")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     scores = record.float_scores
-    table.add_row("float", _percent(scores.accuracy), *[""] * 6, _percent(scores.ece), _signed(scores.overconfidence), f"{scores.nll:.3f}")
+    confidence = [_percent(scores.ece), _signed(scores.overconfidence), f"{scores.nll:.3f}"]
+    table.add_row("float", _percent(scores.accuracy), *[""] * 5, *confidence)
     for name, comparison in record.settings.items():
         table.add_row(name, *_row(comparison))
     return table
 
 
-def print_record(record: Record, folder: Path) -> None:
-    """Print the table and where the files are."""
-    console = Console()
+def print_record(record: Record, folder: Path, *, console: Console | None = None) -> None:
+    """Print the table and where the files are.
+
+    Args:
+        record: What was measured.
+        folder: Where its files are.
+        console: Where a progress bar is shown at this moment, so that the two do not write over each other.
+    """
+    console = console or Console()
     console.print(settings_table(record))
-    console.print(f"Record   {folder / 'records.json'}\nTable    {folder / 'records.csv'}\nPictures {folder / 'figures'}", soft_wrap=True, highlight=False)
+    places = {"Record": folder / "records.json", "Table": folder / "records.csv", "Pictures": folder / "figures"}
+    console.print("\n".join(f"{name:8} {path}" for name, path in places.items()), soft_wrap=True, highlight=False)
 
 
 def _row(comparison: Comparison) -> list[str]:
-    c = asdict(comparison)
-    damage = "-" if c["damage_per_swap"] is None else f"{c['damage_per_swap']:+.3f}"
-    shares = [_percent(c[name]) for name in ("swap_rate", "harmful", "beneficial", "neutral")]
-    return [_percent(c["accuracy"]), _signed(c["error_change"]), *shares, damage, _percent(c["ece"]), _signed(c["overconfidence"]), f"{c['nll']:.3f}"]
+    c = comparison
+    damage = "-" if c.damage_per_swap is None else f"{c.damage_per_swap:+.2f}"
+    swaps = [_signed(c.error_change), _percent(c.swap_rate), _percent(c.harmful), _percent(c.beneficial), damage]
+    return [_percent(c.accuracy), *swaps, _percent(c.ece), _signed(c.overconfidence), f"{c.nll:.3f}"]
 
 
 def _percent(share: float) -> str:

@@ -39,6 +39,7 @@ def draw_pictures(record: Record, study: Study) -> dict[str, Figure]:
             error_change=[row["error_change"] for row in rows],
             damage_per_swap=[row["damage_per_swap"] for row in rows],
             swapped_confidence=swapped_confidence,
+            num_images=len(study.target),
         ),
     }
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qcal.atomic import replacing
-from qcal.robustness.compare import Comparison, Scores, compare, score
+from qcal.robustness.comparison import Comparison, Scores, compare, score
 from qcal.robustness.study import Study
 
 SCHEMA_VERSION = 1

@@ -96,8 +96,7 @@ def _prepare(
 
     def images() -> Iterable[Tensor]:
         nonlocal seen
-        total = len(range_estimation) if hasattr(range_estimation, "__len__") else 0
-        done = 0
+        total, done = _length(range_estimation), 0
         batch = first
         while batch is not None:
             yield batch[0].to(device)
@@ -125,7 +124,7 @@ def _evaluate(
     targets: list[Tensor] = []
     float_parts: list[Tensor] = []
     quant_parts: dict[Setting, list[Tensor]] = {setting: [] for setting in settings}
-    total = len(data) if hasattr(data, "__len__") else 0
+    total = _length(data)
     for done, (images, target) in enumerate(data, start=1):
         images = images.to(device)
         targets.append(target.cpu())
@@ -137,3 +136,11 @@ def _evaluate(
     if not targets:
         raise ValueError("`data` gave no batch. Pass a loader with at least one image.")
     return torch.cat(targets), torch.cat(float_parts), {setting: torch.cat(parts) for setting, parts in quant_parts.items()}
+
+
+def _length(batches: Batches) -> int:
+    """Number of batches, 0 where it is not known before they are read."""
+    try:
+        return len(batches)  # type: ignore[arg-type]  # a loader may have a length or not
+    except TypeError:
+        return 0

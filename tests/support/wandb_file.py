@@ -65,7 +65,11 @@ def _parse(content: bytes) -> WandbRun:
 def _update(into: dict[str, Any], items: Any) -> dict[str, Any]:
     """Any: a repeated field of whichever item message."""
     for item in items:
-        into[".".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        *outer, last = list(item.nested_key) or [item.key]
+        place = into
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
     return into
 
 

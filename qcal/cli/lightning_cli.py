@@ -156,6 +156,8 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The run's folder is new and ours; what is in it is the other logger's.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # A checkpoint of one run tested or continued in another's folder: as asked.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Lightning's own use of torch, nothing a user can change.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated.*")
     # Two lines of devices that are not there, and an advertisement.

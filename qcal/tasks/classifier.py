@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -28,7 +29,8 @@ class Classifier(LightningModule):
             (the usual recipe for CIFAR ResNets).
         scheduler: Called with the optimizer and stepped once an epoch; when not given the learning rate falls to 0 along a cosine, step by step.
         weights: A file with a plain state dict (also under `state_dict`, or with a `module.` or `model.` prefix) to start from.
-        batch_transform: Called as `batch_transform(images, target)` on training batches, for example mixup; gives images and soft targets.
+        batch_transform: Called as `batch_transform(images, target)` on training batches, target one-hot `(N, num_classes)` float32, for example
+            mixup; gives images and soft targets. The data module must have `num_classes`.
 
     Raises:
         FileNotFoundError: `weights` is not there.
@@ -77,7 +79,7 @@ class Classifier(LightningModule):
         """The regime's loss on one batch."""
         images, target = batch
         if self.batch_transform is not None:
-            images, target = self.batch_transform(images, target)
+            images, target = self.batch_transform(images, self._one_hot(target))
         loss: Tensor = self.loss(self(images), target)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
@@ -109,6 +111,18 @@ class Classifier(LightningModule):
         interval: Literal["step"] = "step"
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": interval}}
+
+    def on_fit_start(self) -> None:
+        """Refuse a batch transform that cannot know the number of classes."""
+        if self.batch_transform is not None and not hasattr(self.trainer.datamodule, "num_classes"):  # type: ignore[attr-defined]  # set by Lightning
+            raise MisconfigurationException(
+                f"{type(self.batch_transform).__name__} needs the number of classes, but the trainer was given no data module that has `num_classes`. "
+                "Pass one of `qcal.data`, or set that attribute."
+            )
+
+    def _one_hot(self, target: Tensor) -> Tensor:
+        num_classes: int = self.trainer.datamodule.num_classes  # type: ignore[attr-defined]  # set by Lightning
+        return nn.functional.one_hot(target, num_classes).float()
 
     def _score(self, batch: Batch, scores: MetricCollection, split: str) -> None:
         images, target = batch

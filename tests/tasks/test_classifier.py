@@ -6,7 +6,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import SGD, AdamW
+from torchvision.transforms import v2
 
 from qcal.data import Digits
 from qcal.functional.calibration import ece
@@ -82,17 +84,27 @@ def test_the_given_optimizer_and_scheduler_are_used() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
-def test_a_batch_transform_changes_training_batches_only() -> None:
-    class Swallow(nn.Module):
-        seen = 0
+@pytest.mark.parametrize("transform", [v2.MixUp(alpha=1.0), v2.CutMix(alpha=1.0)])
+def test_mixup_and_cutmix_give_the_loss_soft_targets_in_training_only(transform: nn.Module) -> None:
+    seen: list[Tensor] = []
 
-        def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-            self.seen += 1
-            return images, nn.functional.one_hot(target, 10).float()
+    class Watched(nn.CrossEntropyLoss):
+        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+            seen.append(target)
+            return super().forward(logits, target)
 
-    transform = Swallow()
-    _trainer(limit_train_batches=2, limit_val_batches=1).fit(Classifier(_network(), batch_transform=transform), datamodule=Digits())
-    assert transform.seen == 2
+    module = Classifier(_network(), loss=Watched(), batch_transform=transform)
+    _trainer(limit_train_batches=2, limit_val_batches=1, num_sanity_val_steps=0).fit(module, datamodule=Digits())
+    assert [target.ndim for target in seen] == [2, 2, 1]
+    assert torch.allclose(seen[0].sum(dim=1), torch.ones(64))
+    assert bool(((seen[0] > 0) & (seen[0] < 1)).any())
+
+
+def test_a_batch_transform_without_the_number_of_classes_is_refused() -> None:
+    data = Digits()
+    data.setup()
+    with pytest.raises(MisconfigurationException, match="MixUp needs the number of classes"):
+        _trainer().fit(Classifier(_network(), batch_transform=v2.MixUp(alpha=1.0)), data.train_dataloader(), data.val_dataloader())
 
 
 def test_checkpoints_hold_plain_values_and_load_with_weights_only(tmp_path: Path) -> None:

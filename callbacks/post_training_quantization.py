@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from qcal.callbacks.record_logging import log_record
@@ -26,19 +26,21 @@ DEFAULT_SETTINGS = ("w8a8", "w6a8", "w5a8", "w4a8", "w3a8")
 class PostTrainingQuantization(Callback):
     """Quantize a copy of the trained network over a grid of settings and record which predictions changed.
 
-    Runs once, when `fit` has trained and ended normally, or when `test` runs alone; not after an exception, an interrupt, a sanity check or
-    under `fast_dev_run`. The module, its checkpoints and the random state stay as they are.
+    Runs once, when `fit` has trained and ended normally, or when `test` runs alone; not after an exception, an
+    interrupt, a sanity check or under `fast_dev_run`. The module, its checkpoints and the random state stay as they
+    are.
 
-    Writes `records.json`, `records.csv`, `logits.npz` and `figures/` into `<run folder>/ptq`, prints the table, and logs every figure through
-    every logger of the trainer under `ptq/<setting>/<figure>`.
+    Writes `records.json`, `records.csv`, `logits.npz` and `figures/` into `<run folder>/ptq`, prints the table, and
+    logs every figure through every logger of the trainer under `ptq/<setting>/<figure>`.
 
     Args:
-        settings: The grid, in short forms: `w<weight bits>a<activation bits>`, bits 2 to 8 or `fp`, then `-mse` (activation ranges by
-            histogram and mean squared error instead of min and max), `-full` (weights symmetric over the full integer range, as torch's
-            observers do) and `-out` (the logits are quantized too).
-        data: Which images to compare on after `fit`: `val` (the loaders fit used) or `test` (the data module's). A stand-alone `test` always
-            uses the loaders it was given.
-        network: Dotted name of the submodule that maps images to logits; the whole module, called as `module(images)`, when not given.
+        settings: The grid, in short forms: `w<weight bits>a<activation bits>`, bits 2 to 8 or `fp`, then `-mse`
+            (activation ranges by histogram and mean squared error instead of min and max), `-full` (weights symmetric
+            over the full integer range, as torch's observers do) and `-out` (the logits are quantized too).
+        data: Which images to compare on after `fit`: `val` (the loaders fit used) or `test` (the data module's). A
+            stand-alone `test` always uses the loaders it was given.
+        network: Dotted name of the submodule that maps images to logits; the whole module, called as `module(images)`,
+            when not given.
         output_dir: Where to write; `ptq` in the run's folder when not given.
         on_error: Whether a failure of the study is logged and training counts as ended well (`warn`), or is raised.
 
@@ -51,7 +53,8 @@ class PostTrainingQuantization(Callback):
             trainer = Trainer(callbacks=[PostTrainingQuantization(["w8a8", "w4a8"])])
 
     References:
-        Xia, Ha, Azevedo, Maji: An Underexplored Dilemma between Confidence and Calibration in Quantized Neural Networks, 2021.
+        Xia, Ha, Azevedo, Maji: An Underexplored Dilemma between Confidence and Calibration in Quantized Neural
+        Networks, 2021.
     """
 
     def __init__(
@@ -106,13 +109,13 @@ class PostTrainingQuantization(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training ended: checkpoints are written, weights are averaged, the loggers are still open."""
         armed, self._armed = self._armed, False
-        if armed and not trainer.fast_dev_run and not trainer.interrupted:
+        if armed and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]  # set by a connector of Lightning
             self._studied_in_fit = True
             self._guarded_study(trainer, pl_module, self.data)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test of a checkpoint, without training before it."""
-        if not trainer.fast_dev_run and not self._studied_in_fit:
+        if not trainer.fast_dev_run and not self._studied_in_fit:  # type: ignore[attr-defined]  # set by a connector of Lightning
             self._guarded_study(trainer, pl_module, "test")
 
     def _guarded_study(self, trainer: Trainer, pl_module: LightningModule, data: Literal["val", "test"]) -> None:
@@ -162,13 +165,17 @@ class PostTrainingQuantization(Callback):
         except AttributeError as error:
             children = ", ".join(name for name, _ in pl_module.named_children()) or "none"
             raise MisconfigurationException(
-                f"`network` must name a submodule of {type(pl_module).__name__}, got {self.network!r}. Its direct submodules are: {children}."
+                f"`network` must name a submodule of {type(pl_module).__name__}, got {self.network!r}. Its direct "
+                f"submodules are: {children}."
             ) from error
 
 
 def _parse(settings: Sequence[str]) -> tuple[Setting, ...]:
     if isinstance(settings, str) or not settings:
-        raise ValueError(f"`settings` must be a list of one or more short forms, got {settings!r}. Pass for example ['w8a8', 'w4a8'].")
+        raise ValueError(
+            f"`settings` must be a list of one or more short forms, got {settings!r}. Pass for example ['w8a8', "
+            "'w4a8']."
+        )
     return tuple(dict.fromkeys(Setting.parse(setting) for setting in settings))
 
 

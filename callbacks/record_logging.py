@@ -29,14 +29,24 @@ def log_record(loggers: Iterable[Logger], record: Record, figures: dict[str, Fig
 def flat_metrics(record: Record) -> dict[str, float]:
     """`ptq/float/<figure>` and `ptq/<setting>/<figure>`; figures that are undefined are left out."""
     rows = {"float": asdict(record.float_scores), **{name: asdict(c) for name, c in record.settings.items()}}
-    return {f"ptq/{setting}/{name}": value for setting, row in rows.items() for name, value in row.items() if value is not None}
+    return {
+        f"ptq/{setting}/{name}": value
+        for setting, row in rows.items()
+        for name, value in row.items()
+        if value is not None
+    }
 
 
 def _log_to_wandb(logger: Logger, record: Record, metrics: dict[str, float], figures: dict[str, Figure]) -> None:
     import wandb  # here, because only a project that logs to it needs it
 
     run = logger.experiment  # type: ignore[attr-defined]  # every concrete logger has it, the base class does not declare it
-    columns = ["setting", *asdict(next(iter(record.settings.values())))]
+    columns: list[str | int] = ["setting", *asdict(next(iter(record.settings.values())))]
     rows = [[name, *asdict(comparison).values()] for name, comparison in record.settings.items()]
-    run.log({"ptq/settings": wandb.Table(columns=columns, data=rows), **{f"ptq/{name}": wandb.Image(figure) for name, figure in figures.items()}})
+    run.log(
+        {
+            "ptq/settings": wandb.Table(columns=columns, data=rows),
+            **{f"ptq/{name}": wandb.Image(figure) for name, figure in figures.items()},
+        }
+    )
     run.summary.update(metrics)

@@ -16,7 +16,8 @@ class StudyData:
     Attributes:
         comparison: Batches `(images, target)` on which float and quantized predictions are compared.
         range_estimation: Batches of training images for the activation ranges.
-        description: Plain values for the record: which split, where the range images come from, and the data module's own description.
+        description: Plain values for the record: which split, where the range images come from, and the data module's
+            own description.
     """
 
     comparison: "Pairs"
@@ -43,8 +44,9 @@ class Pairs:
 def find_data(trainer: Trainer, split: Literal["val", "test"]) -> StudyData:
     """Find the loaders of a study.
 
-    After `fit` the val loaders are those that fit used; the test loader comes from the data module. Ranges come from the data module's
-    `range_estimation_dataloader` where it has one (training images without augmentation), else from the training loader as it is.
+    After `fit` the val loaders are those that fit used; the test loader comes from the data module. Ranges come from
+    the data module's `range_estimation_dataloader` where it has one (training images without augmentation), else from
+    the training loader as it is.
 
     Args:
         trainer: At the end of `fit` or `test`.
@@ -102,15 +104,30 @@ def _single(loaders: Any, split: str) -> Any:
         return loaders
     each = list(loaders.values()) if isinstance(loaders, dict) else list(loaders)
     if len(each) != 1:
-        raise ValueError(f"The study compares on one {split} loader, got {len(each)}. Pass a data module with a single `{split}_dataloader`.")
+        raise ValueError(
+            f"The study compares on one {split} loader, got {len(each)}. Pass a data module with a single "
+            f"`{split}_dataloader`."
+        )
     return each[0]
 
 
 def _as_pair(batch: Any, name: str) -> tuple[Tensor, Tensor]:
     """Any: the batch is what is checked here."""
-    if isinstance(batch, (list, tuple)) and len(batch) >= 2 and isinstance(batch[0], Tensor) and isinstance(batch[1], Tensor):
+    if (
+        isinstance(batch, (list, tuple))
+        and len(batch) >= 2
+        and isinstance(batch[0], Tensor)
+        and isinstance(batch[1], Tensor)
+    ):
         images, target = batch[0], batch[1]
         if target.ndim == 1 and not target.is_floating_point() and target.dtype != torch.bool:
             return images, target
-    seen = [f"{type(part).__name__}{tuple(part.shape) if isinstance(part, Tensor) else ''}" for part in batch] if isinstance(batch, (list, tuple)) else type(batch).__name__
-    raise ValueError(f"A batch of the {name} loader must be `(images, target)` with integer class indices `(N,)`, got {seen}. Wrap the data set to give pairs.")
+    seen = (
+        [f"{type(part).__name__}{tuple(part.shape) if isinstance(part, Tensor) else ''}" for part in batch]
+        if isinstance(batch, (list, tuple))
+        else type(batch).__name__
+    )
+    raise ValueError(
+        f"A batch of the {name} loader must be `(images, target)` with integer class indices `(N,)`, got {seen}. "
+        "Wrap the data set to give pairs."
+    )

@@ -14,7 +14,9 @@ def _shared(part: str) -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("QCAL_SHARED", beside)) / part
     if not folder.is_dir():
-        pytest.skip(f"needs the reference material in ../shared/{part} (or QCAL_SHARED), which is not distributed with qcal")
+        pytest.skip(
+            f"needs the reference material in ../shared/{part} (or QCAL_SHARED), which is not distributed with qcal"
+        )
     return folder
 
 

@@ -5,12 +5,17 @@ import pytest
 from qcal.atomic import replacing
 
 
+def _write_half(target: Path) -> None:
+    with replacing(target) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError("disk")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "record.json"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="disk"), replacing(target) as temporary:
-        temporary.write_text("half of the ne")
-        raise RuntimeError("disk")
+    with pytest.raises(RuntimeError, match="disk"):
+        _write_half(target)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

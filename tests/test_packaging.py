@@ -53,7 +53,9 @@ def test_wheel_and_sdist_hold_everything_and_the_wheel_imports_from_elsewhere(tm
         for package in PROJECT["tool"]["setuptools"]["packages"]
         for path in _real_folder(package).glob("*.py")
     }
-    expected |= {f"qcal/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {
+        f"qcal/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")
+    }
     assert expected | {"qcal/py.typed"} <= names
     assert not [name for name in names if name.startswith(("callbacks/", "configs/", "tests/"))]
     with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as sdist:
@@ -62,11 +64,15 @@ def test_wheel_and_sdist_hold_everything_and_the_wheel_imports_from_elsewhere(tm
     # The dependencies are seen from this environment (5 GB are not installed twice); qcal itself only from the wheel.
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, capture_output=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, capture_output=True
+    )
     site = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
     (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     code = "import qcal, qcal.callbacks, qcal.configs, qcal.cli; print(qcal.__file__, qcal.callbacks.__file__)"
     done = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert str(site / "qcal" / "callbacks") in done.stdout
-    version = subprocess.run([python.with_name("qcal"), "--version"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    version = subprocess.run(
+        [python.with_name("qcal"), "--version"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     assert version.stdout == f"qcal {PROJECT['project']['version']}\n"

@@ -17,9 +17,11 @@ def complete_arguments(given: Sequence[str]) -> list[str]:
     """Put in what was left out.
 
     - No subcommand means `fit`.
-    - `default.yaml` goes first unless a given config names its own `data`: such a config is a recipe and stands alone, one without is an
+    - `default.yaml` goes first unless a given config names its own `data`: such a config is a recipe and stands alone,
+      one without is an
       overlay (a regime, say).
-    - A config that is not found from here is looked up among the packaged ones: `regimes/focal.yaml`, with or without `configs/` before it.
+    - A config that is not found from here is looked up among the packaged ones: `regimes/focal.yaml`, with or without
+      `configs/` before it.
 
     Args:
         given: The arguments after the program's name.
@@ -40,7 +42,10 @@ def complete_arguments(given: Sequence[str]) -> list[str]:
         return rest
     subcommand = rest.pop(0) if rest and not rest[0].startswith("-") else "fit"
     if subcommand not in SUBCOMMANDS:
-        raise UsageError(f"There is no subcommand {subcommand!r}. Choose one of: {', '.join(SUBCOMMANDS)}.{_did_you_mean(subcommand, SUBCOMMANDS)}")
+        raise UsageError(
+            f"There is no subcommand {subcommand!r}. Choose one of: "
+            f"{', '.join(SUBCOMMANDS)}.{_did_you_mean(subcommand, SUBCOMMANDS)}"
+        )
     rest, configs = _locate_configs(rest)
     base = [] if any("data" in _read(path) for path in configs) else ["-c", str(_packaged("default.yaml"))]
     return [subcommand, *base, *rest]
@@ -78,7 +83,8 @@ def _locate(name: str) -> Path:
     if packaged in packaged_configs():
         return _packaged(packaged)
     raise UsageError(
-        f"There is no config {name!r}, neither from {Path.cwd()} nor among the packaged ones: {', '.join(packaged_configs())}."
+        f"There is no config {name!r}, neither from {Path.cwd()} nor among the packaged ones: "
+        f"{', '.join(packaged_configs())}."
         f"{_did_you_mean(packaged, packaged_configs())}"
     )
 
@@ -93,7 +99,10 @@ def _read(path: Path) -> dict[str, object]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {error}. Mend the line it names.") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold keys such as `model:` and `data:`, got {type(content).__name__}. See `--print_config` for all keys.")
+        raise UsageError(
+            f"{path} must hold keys such as `model:` and `data:`, got {type(content).__name__}. See "
+            "`--print_config` for all keys."
+        )
     return content
 
 

@@ -1,4 +1,4 @@
-"""Entry point: complete the arguments, hand them to the Lightning command line, turn a user's mistake into one message."""
+"""Entry point: completes the arguments, runs the command line, turns a user's mistake into one message."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run() -> None:
-    # Imported here: it takes Lightning and torch with it, some seconds that `--version` and a misspelt config need not wait for.
+    # Imported here: it takes Lightning and torch with it, some seconds that `--version` and a misspelt config need
+    # not wait for.
     from qcal.cli.lightning_cli import run_command_line
 
     run_command_line()

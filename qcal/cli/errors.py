@@ -4,7 +4,7 @@ import sys
 
 
 class UsageError(Exception):
-    """A mistake in the arguments, the configs or the input, found before work started; its text is the whole message."""
+    """A mistake in arguments, configs or input, found before work started; its text is the whole message."""
 
 
 def report_error(message: str) -> None:

@@ -5,10 +5,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from qcal.callbacks import PostTrainingQuantization
 from qcal.cli.errors import UsageError
@@ -17,7 +17,8 @@ from qcal.cli.run import RunOptions, WandbOptions, choose_run_folder, make_logge
 from qcal.data import ImageDataModule
 from qcal.tasks import Classifier, check_fit
 
-# What a user's input can be wrong in while classes are built and data is read; anything else is a defect and keeps its traceback.
+# What a user's input can be wrong in while classes are built and data is read; anything else is a defect and keeps
+# its traceback.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException)
 
 
@@ -40,7 +41,9 @@ def run_command_line() -> None:
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         trainer_defaults={"devices": 1, "max_epochs": 10, "enable_model_summary": False},
-        parser_kwargs={"description": "Train classifiers whose confidence was moved on purpose, quantize them, compare."},
+        parser_kwargs={
+            "description": "Train classifiers whose confidence was moved on purpose, quantize them, compare."
+        },
     )
 
 
@@ -58,7 +61,11 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 class QcalCLI(LightningCLI):
-    """Lightning's command line with `ptq`, `checkpoint`, `run` and `wandb` groups, a folder per run, and a check of the input before it starts."""
+    """Lightning's command line for qcal's classes.
+
+    It adds the groups `ptq`, `checkpoint`, `run` and `wandb`, a folder for each run, and a check of the input before
+    work starts.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Every run has these, each with its own group of arguments."""
@@ -122,11 +129,11 @@ class QcalCLI(LightningCLI):
         self._print_places()
 
     def _make_folder(self) -> None:
-        if not self.trainer.fast_dev_run:
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of Lightning
             Path(self.trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
 
     def _print_places(self) -> None:
-        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:
+        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]  # set by a connector of Lightning
             return
         folder = Path(self.trainer.default_root_dir)
         print(f"Run      {folder}")
@@ -138,7 +145,8 @@ class QcalCLI(LightningCLI):
         if path is not None and path not in ("last", "best", "hpc") and "://" not in path and not Path(path).is_file():
             raise FileNotFoundError(
                 f"`ckpt_path` must be a checkpoint file, got {path!r}, which is not there. "
-                f"A run keeps them as <run folder>/checkpoints/last.ckpt and best.ckpt; relative paths start at {Path.cwd()}."
+                "A run keeps them as <run folder>/checkpoints/last.ckpt and best.ckpt; relative paths start at "
+                f"{Path.cwd()}."
             )
 
     def _description(self) -> str:
@@ -162,5 +170,10 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated.*")
     # Two lines of devices that are not there, and an advertisement.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda entry: not any(part in entry.getMessage() for part in ("TPU available", "litlogger", "litmodels", "to estimate number of stepping"))
+        lambda entry: (
+            not any(
+                part in entry.getMessage()
+                for part in ("TPU available", "litlogger", "litmodels", "to estimate number of stepping")
+            )
+        )
     )

@@ -14,7 +14,8 @@ from qcal.cli.errors import report_error
 _ROOMS = {"model.loss": "qcal.losses", "model.model": "qcal.models", "data": "qcal.data"}
 # What the parser says of alternatives (`Module | None`) and of the value's Python type: true, and no help.
 _NOISE = re.compile(
-    r"^\s*(-\s*)?(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Expected a <class 'NoneType'>|"
+    r"^\s*(-\s*)?(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|"
+    r"Expected a <class 'NoneType'>|"
     r"Expected a path but .*|Given value type: .*|Given value: NestedArg.*)\s*$"
 )
 
@@ -41,16 +42,19 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         known = [action.dest for action in parser._actions]
-        report_error(f"{readable(message)}{suggestion(message, known)}\nAll keys: `--help`; the resolved config: `--print_config`.")
+        report_error(
+            f"{readable(message)}{suggestion(message, known)}\nAll keys: `--help`; the resolved config: "
+            "`--print_config`."
+        )
         self.exit(2)
 
 
 def readable(message: str, limit: int = 1200) -> str:
-    """The message without the parser's inner workings, cut at a screenful.
+    r"""The message without the parser's inner workings, cut at a screenful.
 
     Example:
-        >>> print(readable("Parser key \\"model.loss\\":\\n  Errors:\\n    - Expected a dot import path string: FocalLos"))
-        Parser key "model.loss":
+        >>> print(readable("Parser key 'model.loss':\n  Errors:\n    - Expected a dot import path string: FocalLos"))
+        Parser key 'model.loss':
             - Expected a dot import path string: FocalLos
     """
     text = "\n".join(line for line in message.splitlines() if line.strip() and not _NOISE.match(line))
@@ -58,7 +62,7 @@ def readable(message: str, limit: int = 1200) -> str:
 
 
 def suggestion(message: str, known_keys: list[str]) -> str:
-    """What the user may have meant, by what the message complains of; empty if nothing is close.
+    r"""What the user may have meant, by what the message complains of; empty if nothing is close.
 
     Args:
         message: The parser's.
@@ -69,7 +73,7 @@ def suggestion(message: str, known_keys: list[str]) -> str:
 
     Example:
         >>> suggestion("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs", "model"])
-        '\\nDid you mean `--trainer.max_epochs`?'
+        '\nDid you mean `--trainer.max_epochs`?'
     """
     option = re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", message)
     if option:
@@ -92,7 +96,8 @@ def _arguments_of(class_path: str) -> list[str]:
     """The names a class takes, those of its bases behind `**kwargs` too."""
     module, _, name = class_path.rpartition(".")
     target = getattr(importlib.import_module(module), name)
-    functions = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)] if inspect.isclass(target) else [target]
+    classes = [base for base in inspect.getmro(target) if "__init__" in vars(base)] if inspect.isclass(target) else []
+    functions = [vars(base)["__init__"] for base in classes] or [target]
     names: list[str] = []
     for function in functions:
         parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]

@@ -23,7 +23,8 @@ class RunOptions:
 
     Args:
         name: Name of the run, here and in Weights & Biases; data, model, regime, seed and time when not given.
-        dir: Folder of the run; `runs/<name>` when not given. It must be new, unless a run is resumed with `--ckpt_path`.
+        dir: Folder of the run; `runs/<name>` when not given. It must be new, unless a run is resumed with
+            `--ckpt_path`.
     """
 
     name: str | None = None
@@ -35,8 +36,8 @@ class WandbOptions:
     """Tracking in Weights & Biases; a CSV file is written beside it in any case.
 
     Args:
-        mode: `auto` is online if you are logged in and the server answers, else offline; `offline` runs are uploaded later with `wandb sync`.
-            The variable WANDB_MODE decides for `auto` when it is set.
+        mode: `auto` is online if you are logged in and the server answers, else offline; `offline` runs are uploaded
+            later with `wandb sync`. The variable WANDB_MODE decides for `auto` when it is set.
         project: Project the run belongs to.
         entity: User or team; your default one when not given.
         group: Runs that belong together, for example a sweep.
@@ -81,7 +82,9 @@ def choose_run_folder(options: RunOptions, description: str, *, resumed: bool) -
     return name, folder
 
 
-def make_loggers(name: str, folder: Path, options: WandbOptions, config: dict[str, Any]) -> list[Logger]:  # Any: nested plain values
+def make_loggers(
+    name: str, folder: Path, options: WandbOptions, config: dict[str, Any]
+) -> list[Logger]:  # Any: nested plain values
     """CSV in the run's folder, first, so that checkpoints go there too; and Weights & Biases unless it is disabled.
 
     Args:
@@ -145,7 +148,9 @@ def _server_answers(timeout: float = 3.0) -> bool:
     """Whether the server can be reached at all; wandb itself would wait for minutes."""
     server = _server()
     try:
-        with socket.create_connection((server.hostname or "", server.port or (443 if server.scheme == "https" else 80)), timeout=timeout):
+        with socket.create_connection(
+            (server.hostname or "", server.port or (443 if server.scheme == "https" else 80)), timeout=timeout
+        ):
             return True
     except OSError:
         return False

@@ -1,6 +1,7 @@
 """Swaps: predictions whose argmax differs between the float and the quantized network.
 
-The counts follow Xia et al. 2021 (arXiv 2111.08163): the paper's "swapped predictions" and, of these, the ones that moved the error.
+The counts follow Xia et al. 2021 (arXiv 2111.08163): the paper's "swapped predictions" and, of these, the ones that
+moved the error.
 """
 
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ class SwapCounts:
 def swap_counts(float_prediction: Tensor, quantized_prediction: Tensor, target: Tensor) -> SwapCounts:
     """Count the predictions that quantization changed, by what the change did to them.
 
-    With `f` the float prediction, `q` the quantized one and `y` the target: swapped `f != q`, harmful `f == y != q`, beneficial `f != y == q`,
-    neutral the other swaps.
+    With `f` the float prediction, `q` the quantized one and `y` the target: swapped `f != q`, harmful `f == y != q`,
+    beneficial `f != y == q`, neutral the other swaps.
 
     Args:
         float_prediction: `(N,)` int64, argmax of the float logits.
@@ -68,19 +69,22 @@ def swap_counts(float_prediction: Tensor, quantized_prediction: Tensor, target: 
         (0.0, 0.0)
 
     References:
-        Xia, Ha, Azevedo, Maji: An Underexplored Dilemma between Confidence and Calibration in Quantized Neural Networks, 2021, section 3.
+        Xia, Ha, Azevedo, Maji: An Underexplored Dilemma between Confidence and Calibration in Quantized Neural
+        Networks, 2021, section 3.
     """
     shapes = {tuple(t.shape) for t in (float_prediction, quantized_prediction, target)}
     if len(shapes) != 1 or float_prediction.ndim != 1 or len(target) == 0:
         raise ValueError(
-            f"Predictions and target must be one-dimensional and of one length > 0, got {tuple(float_prediction.shape)}, "
+            "Predictions and target must be one-dimensional and of one length > 0, got "
+            f"{tuple(float_prediction.shape)}, "
             f"{tuple(quantized_prediction.shape)} and {tuple(target.shape)}. Pass argmax(dim=1) of both logits."
         )
     swapped = float_prediction != quantized_prediction
     right_before, right_after = float_prediction == target, quantized_prediction == target
     harmful, beneficial = swapped & right_before, swapped & right_after
-    counts = torch.stack([swapped.sum(), harmful.sum(), beneficial.sum()]).tolist()
-    return SwapCounts(len(target), *counts, neutral=counts[0] - counts[1] - counts[2])
+    neutral = swapped & ~right_before & ~right_after
+    kinds = torch.stack([kind.sum() for kind in (swapped, harmful, beneficial, neutral)])
+    return SwapCounts(len(target), *kinds.tolist())
 
 
 def top_is_tied(logits: Tensor) -> Tensor:
@@ -102,7 +106,9 @@ def top_is_tied(logits: Tensor) -> Tensor:
         tensor([ True, False])
     """
     if logits.ndim != 2:
-        raise ValueError(f"`logits` must have shape (N, C), got {tuple(logits.shape)}. Pass the model's output before argmax.")
+        raise ValueError(
+            f"`logits` must have shape (N, C), got {tuple(logits.shape)}. Pass the model's output before argmax."
+        )
     return (logits == logits.amax(dim=1, keepdim=True)).sum(dim=1) > 1
 
 
@@ -123,8 +129,11 @@ def lowest_argmax(logits: Tensor) -> Tensor:
         tensor([1, 0])
     """
     if logits.ndim != 2:
-        raise ValueError(f"`logits` must have shape (N, C), got {tuple(logits.shape)}. Pass the model's output before argmax.")
-    # argmax promises no order among equals; the first True of a boolean mask as the largest of 0/1 has the same freedom, a minimum has not.
+        raise ValueError(
+            f"`logits` must have shape (N, C), got {tuple(logits.shape)}. Pass the model's output before argmax."
+        )
+    # argmax promises no order among equals; the first True of a boolean mask as the largest of 0/1 has the same
+    # freedom, a minimum has not.
     classes = torch.arange(logits.shape[1], device=logits.device)
     is_top = logits == logits.amax(dim=1, keepdim=True)
     return torch.where(is_top, classes, logits.shape[1]).amin(dim=1)

@@ -11,7 +11,17 @@ from rich.table import Table
 from qcal.robustness import Comparison, Record
 
 _STAGES = {"observe": "Estimating activation ranges", "evaluate": "Running the grid"}
-_COLUMNS = ("accu-\nracy", "error\nchange", "swap-\nped", "harm-\nful", "bene-\nficial", "damage\n/ swap", "\nECE", "over-\nconf.", "\nNLL")
+_COLUMNS = (
+    "accu-\nracy",
+    "error\nchange",
+    "swap-\nped",
+    "harm-\nful",
+    "bene-\nficial",
+    "damage\n/ swap",
+    "\nECE",
+    "over-\nconf.",
+    "\nNLL",
+)
 
 
 class StudyProgress:
@@ -32,7 +42,9 @@ class StudyProgress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop showing, also after an error."""
         self._bars.stop()
 

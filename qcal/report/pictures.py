@@ -20,7 +20,8 @@ def draw_pictures(record: Record, study: Study) -> dict[str, Figure]:
         study: The logits they were made of.
 
     Returns:
-        `reliability` (float and every setting, with confidence histograms) and `swaps` (the paper's three panels), by name.
+        `reliability` (float and every setting, with confidence histograms) and `swaps` (the paper's three panels), by
+        name.
     """
     logits = {"float": study.float_logits, **{str(setting): logits for setting, logits in study.quant_logits.items()}}
     bins: dict[str, ReliabilityBins] = {}
@@ -29,7 +30,9 @@ def draw_pictures(record: Record, study: Study) -> dict[str, Figure]:
         bins[name] = reliability_bins(confidence, lowest_argmax(each) == study.target)
     float_confidence, _ = confidence_from_logits(study.float_logits)
     float_prediction = lowest_argmax(study.float_logits)
-    swapped_confidence = [float_confidence[float_prediction != lowest_argmax(each)].numpy() for each in study.quant_logits.values()]
+    swapped_confidence = [
+        float_confidence[float_prediction != lowest_argmax(each)].numpy() for each in study.quant_logits.values()
+    ]
     rows = [asdict(comparison) for comparison in record.settings.values()]
     return {
         "reliability": reliability_figure(bins),

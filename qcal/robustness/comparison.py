@@ -32,7 +32,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Comparison(Scores):
-    """One quantized network beside its float self; see `compare`. Shares are of all predictions, in [0, 1], unless stated.
+    """One quantized network beside its float self; see `compare`.
+
+    Shares are of all predictions, in [0, 1], unless stated otherwise.
 
     Attributes:
         num_images: Number of predictions compared.
@@ -43,7 +45,8 @@ class Comparison(Scores):
         neutral: Share that was wrong and is wrong with another class.
         damage_per_swap: `error_change / swap_rate`; None without swaps.
         ties: Share of predictions whose top quantized logit is shared by several classes (the lowest index was taken).
-        swaps_by_tie: Share that is swapped although the float prediction is among the tied top classes: the tie-break's swaps, nothing else's.
+        swaps_by_tie: Share that is swapped although the float prediction is among the tied top classes: the
+            tie-break's swaps, nothing else's.
         float_confidence_of_swapped: Mean float confidence of the swapped predictions; None without swaps.
         float_confidence_of_unswapped: The same of the others; None when all swapped.
     """
@@ -106,7 +109,8 @@ def compare(float_logits: Tensor, quant_logits: Tensor, target: Tensor) -> Compa
         ValueError: Shapes do not fit, logits are not finite, a target is out of range.
 
     Example:
-        >>> result = compare(torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.1]]), torch.tensor([0, 0]))
+        >>> before, after = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.1]])
+        >>> result = compare(before, after, torch.tensor([0, 0]))
         >>> result.swap_rate, result.error_change, result.damage_per_swap
         (0.5, 0.5, 1.0)
     """
@@ -114,7 +118,8 @@ def compare(float_logits: Tensor, quant_logits: Tensor, target: Tensor) -> Compa
     _check(quant_logits, target, "quant_logits")
     if float_logits.shape != quant_logits.shape:
         raise ValueError(
-            f"`float_logits` and `quant_logits` must have one shape, got {tuple(float_logits.shape)} and {tuple(quant_logits.shape)}. "
+            f"`float_logits` and `quant_logits` must have one shape, got {tuple(float_logits.shape)} and "
+            f"{tuple(quant_logits.shape)}. "
             "Run both networks on the same images."
         )
     before, after = lowest_argmax(float_logits), lowest_argmax(quant_logits)
@@ -142,7 +147,8 @@ def compare(float_logits: Tensor, quant_logits: Tensor, target: Tensor) -> Compa
 def _check(logits: Tensor, target: Tensor, name: str) -> None:
     if logits.ndim != 2 or target.ndim != 1 or len(logits) != len(target) or len(target) == 0:
         raise ValueError(
-            f"`{name}` must have shape (N, C) and `target` (N,) with N > 0, got {tuple(logits.shape)} and {tuple(target.shape)}. "
+            f"`{name}` must have shape (N, C) and `target` (N,) with N > 0, got {tuple(logits.shape)} and "
+            f"{tuple(target.shape)}. "
             "Pass the model's output before argmax, and the labels of the same images."
         )
     broken = int((~torch.isfinite(logits)).any(dim=1).sum())
@@ -153,6 +159,7 @@ def _check(logits: Tensor, target: Tensor, name: str) -> None:
         )
     if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
         raise ValueError(
-            f"`target` must lie in [0, {logits.shape[1] - 1}], got values in [{int(target.min())}, {int(target.max())}]. "
+            f"`target` must lie in [0, {logits.shape[1] - 1}], got values in [{int(target.min())}, "
+            f"{int(target.max())}]. "
             "The model has fewer outputs than the data has classes, or the labels do not start at 0."
         )

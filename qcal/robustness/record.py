@@ -1,7 +1,8 @@
 """The record of a study: what is written beside the checkpoints, and read again by reports.
 
-Three files in one folder: `records.json` (everything but the logits), `records.csv` (one row a setting, for spreadsheets) and `logits.npz`
-(`target`, `float` and one array a setting: enough to analyse the run again without the model).
+Three files in one folder: `records.json` (everything but the logits), `records.csv` (one row a setting, for
+spreadsheets) and `logits.npz` (`target`, `float` and one array a setting: enough to analyse the run again without the
+model).
 """
 
 import csv
@@ -30,7 +31,8 @@ class Record:
     Attributes:
         float_scores: Scores of the float network.
         settings: Per setting's short form (`w4a8`), its `Comparison` with float; in the order of the grid.
-        context: Plain values that say what was measured: config, versions, seed, data roles and hashes, placement, seconds.
+        context: Plain values that say what was measured: config, versions, seed, data roles and hashes, placement,
+            seconds.
         schema_version: Of the files.
     """
 
@@ -60,12 +62,17 @@ def build_record(study: Study, context: Mapping[str, Any] | None = None) -> Reco
         "activation_quantizers": list(study.placement),
         "seconds": study.seconds,
     }
-    settings = {str(setting): compare(study.float_logits, logits, study.target) for setting, logits in study.quant_logits.items()}
+    settings = {
+        str(setting): compare(study.float_logits, logits, study.target)
+        for setting, logits in study.quant_logits.items()
+    }
     return Record(score(study.float_logits, study.target), settings, {**(context or {}), **gathered})
 
 
 def write_record(record: Record, folder: str | Path, *, study: Study | None = None) -> list[Path]:
-    """Write the record's files, each whole or not at all; the logits first, so that a `records.json` never lacks its arrays.
+    """Write the record's files, each whole or not at all.
+
+    The logits go first, so that a `records.json` never lacks its arrays.
 
     Args:
         record: What to write.
@@ -112,18 +119,21 @@ def read_record(folder: str | Path) -> Record:
         raise ValueError(f"{path} is not whole JSON ({error}). Run the study again: `test --ckpt_path ...`.") from error
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {version}, this qcal reads {SCHEMA_VERSION}. Use the qcal that wrote it, or run the study again.")
+        raise ValueError(
+            f"{path} has schema version {version}, this qcal reads {SCHEMA_VERSION}. Use the qcal that wrote it, "
+            "or run the study again."
+        )
     settings = {row.pop("setting"): Comparison(**row) for row in content["settings"]}
     return Record(Scores(**content["float"]), settings, content["context"])
 
 
 def write_logits(study: Study, path: str | Path) -> Path:
     """Write `target`, `float` and every setting's logits as one compressed `.npz`, whole or not at all."""
-    arrays = {str(setting): logits.numpy() for setting, logits in study.quant_logits.items()}
-    with replacing(path) as temporary:
-        # A file object, because `savez` adds a suffix to names it does not like.
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, target=study.target.numpy(), float=study.float_logits.numpy(), **arrays)  # type: ignore[arg-type]  # numpy types the names as `allow_pickle`
+    arrays = {"target": study.target.numpy(), "float": study.float_logits.numpy()}
+    arrays |= {str(setting): logits.numpy() for setting, logits in study.quant_logits.items()}
+    # A file object, because `savez` adds a suffix to names it does not like.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes the names for its own arguments
     return Path(path)
 
 

@@ -46,32 +46,39 @@ def run_study(
 ) -> Study:
     """Quantize a copy of a network at every setting and gather all logits in one pass over the data.
 
-    The copy is in evaluation mode and float32; `network` itself is not touched. Each batch is read once and run in float and at every setting.
+    The copy is in evaluation mode and float32; `network` itself is not touched. Each batch is read once and run in
+    float and at every setting.
 
     Args:
         network: Maps images `(N, ...)` to logits `(N, C)`.
         settings: The grid; duplicates are run once.
         data: Batches `(images, target)` to compare on, in a fixed order.
         range_estimation: Batches `(images, target)` from the training set, without augmentation; read once.
-            When no setting quantizes activations only the first batch is read, as the example the network is traced with.
+            When no setting quantizes activations only the first batch is read, as the example the network is traced
+            with.
         device: Where to run.
-        progress: Called as `progress(stage, done, total)` with stage `observe` or `evaluate`; total is 0 where the length is not known.
+        progress: Called as `progress(stage, done, total)` with stage `observe` or `evaluate`; total is 0 where the
+            length is not known.
 
     Returns:
         The logits and where they come from, as a `Study`.
 
     Raises:
-        ValueError: No setting, no data, images that are not finite, or a network that cannot be traced or quantized; the message says which.
+        ValueError: No setting, no data, images that are not finite, or a network that cannot be traced or quantized;
+            the message says which.
 
     Example:
         >>> images, target = torch.randn(8, 1, 6, 6), torch.arange(8) % 2
         >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
-        >>> study = run_study(network, [Setting.parse("w8a8")], data=[(images, target)], range_estimation=[(images, target)])
+        >>> batches = [(images, target)]
+        >>> study = run_study(network, [Setting.parse("w8a8")], data=batches, range_estimation=batches)
         >>> study.float_logits.shape, [str(setting) for setting in study.quant_logits]
         (torch.Size([8, 2]), ['w8a8'])
     """
     if not settings:
-        raise ValueError("`settings` must name at least one point of the grid, got none. Pass for example ['w8a8', 'w4a8'].")
+        raise ValueError(
+            "`settings` must name at least one point of the grid, got none. Pass for example ['w8a8', 'w4a8']."
+        )
     # inference_mode(False): a test loop calls from inside inference mode, where graphs cannot be traced.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
         network = copy.deepcopy(network).to(device=device, dtype=torch.float32).eval()
@@ -84,20 +91,26 @@ def run_study(
 
 
 def _prepare(
-    network: nn.Module, settings: Sequence[Setting], range_estimation: Batches, device: torch.device | str, progress: Progress | None
+    network: nn.Module,
+    settings: Sequence[Setting],
+    range_estimation: Batches,
+    device: torch.device | str,
+    progress: Progress | None,
 ) -> tuple[Plan, int, dict[str, float]]:
     begin = time.perf_counter()
     batches = iter(range_estimation)
     first = next(batches, None)
     if first is None:
-        raise ValueError("`range_estimation` gave no batch. Pass a loader over training images; a few hundred images are enough.")
+        raise ValueError(
+            "`range_estimation` gave no batch. Pass a loader over training images; a few hundred images are enough."
+        )
     plan = prepare(network, first[0][:2].to(device))
     seconds, seen = {"prepare": time.perf_counter() - begin}, 0
 
     def images() -> Iterable[Tensor]:
         nonlocal seen
         total, done = _length(range_estimation), 0
-        batch = first
+        batch: tuple[Tensor, Tensor] | None = first
         while batch is not None:
             yield batch[0].to(device)
             seen += len(batch[0])
@@ -135,7 +148,11 @@ def _evaluate(
             progress("evaluate", done, total)
     if not targets:
         raise ValueError("`data` gave no batch. Pass a loader with at least one image.")
-    return torch.cat(targets), torch.cat(float_parts), {setting: torch.cat(parts) for setting, parts in quant_parts.items()}
+    return (
+        torch.cat(targets),
+        torch.cat(float_parts),
+        {setting: torch.cat(parts) for setting, parts in quant_parts.items()},
+    )
 
 
 def _length(batches: Batches) -> int:

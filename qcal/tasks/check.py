@@ -17,7 +17,8 @@ def check_fit(classifier: Classifier, datamodule: ImageDataModule, stage: str = 
         stage: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        ValueError: The data is not usable, or the model's output on it is not `(N, C)`, not finite, or has fewer outputs than there are classes.
+        ValueError: The data is not usable, or the model's output on it is not `(N, C)`, not finite, or has fewer
+            outputs than there are classes.
         OSError: The data is not there.
     """
     with isolate_rng():
@@ -26,5 +27,7 @@ def check_fit(classifier: Classifier, datamodule: ImageDataModule, stage: str = 
         loader = datamodule.train_dataloader() if stage == "fit" else datamodule.test_dataloader()
         images = next(iter(loader))[0][:2]
         if not bool(torch.isfinite(images).all()):
-            raise ValueError("The images hold NaN or infinity after normalisation. Check the files, and that no `std` is 0.")
+            raise ValueError(
+                "The images hold NaN or infinity after normalisation. Check the files, and that no `std` is 0."
+            )
         check_logits(classifier, images, datamodule.num_classes)

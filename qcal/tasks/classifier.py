@@ -1,11 +1,9 @@
 """The LightningModule that trains and scores an image classifier under a regime."""
 
-from typing import Literal
-
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -19,18 +17,22 @@ Batch = tuple[Tensor, Tensor]
 class Classifier(LightningModule):
     """Train an image classifier; the loss is the regime that moves its confidence.
 
-    Logs `train/loss`, and for val and test: `loss` (the regime's), `nll`, `accuracy`, `ece` and `overconfidence`, as fractions, of the raw logits.
-    No hyperparameters are saved in checkpoints: the run's `config.yaml` holds them, and checkpoints load with `weights_only=True`.
+    Logs `train/loss`, and for val and test: `loss` (the regime's), `nll`, `accuracy`, `ece` and `overconfidence`, as
+    fractions, of the raw logits. No hyperparameters are saved in checkpoints: the run's `config.yaml` holds them, and
+    checkpoints load with `weights_only=True`.
 
     Args:
         model: The network: images `(N, channels, height, width)` to logits `(N, num_classes)`.
         loss: Called as `loss(logits, target)`; cross-entropy when not given.
-        optimizer: Called with the parameters; when not given SGD with learning rate 0.1, Nesterov momentum 0.9, weight decay 5e-4
-            (the usual recipe for CIFAR ResNets).
-        scheduler: Called with the optimizer and stepped once an epoch; when not given the learning rate falls to 0 along a cosine, step by step.
-        weights: A file with a plain state dict (also under `state_dict`, or with a `module.` or `model.` prefix) to start from.
-        batch_transform: Called as `batch_transform(images, target)` on training batches, target one-hot `(N, num_classes)` float32, for example
-            mixup; gives images and soft targets. The data module must have `num_classes`.
+        optimizer: Called with the parameters; when not given SGD with learning rate 0.1, Nesterov momentum 0.9, weight
+            decay 5e-4 (the usual recipe for CIFAR ResNets).
+        scheduler: Called with the optimizer and stepped once an epoch; when not given the learning rate falls to 0
+            along a cosine, step by step.
+        weights: A file with a plain state dict (also under `state_dict`, or with a `module.` or `model.` prefix) to
+            start from.
+        batch_transform: Called as `batch_transform(images, target)` on training batches, target one-hot `(N,
+            num_classes)` float32, for example mixup; gives images and soft targets. The data module must have
+            `num_classes`.
 
     Raises:
         FileNotFoundError: `weights` is not there.
@@ -100,23 +102,25 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and schedule that were given, or the defaults."""
         if self.make_optimizer is None:
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                self.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+            )
         else:
             optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is not None:
-            return [optimizer], [self.make_scheduler(optimizer)]  # type: ignore[return-value]  # Lightning's alias leaves this documented form out
+            return [optimizer], [self.make_scheduler(optimizer)]
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             return optimizer  # no end to fall towards
-        interval: Literal["step"] = "step"
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, int(steps)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": interval}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Refuse a batch transform that cannot know the number of classes."""
         if self.batch_transform is not None and not hasattr(self.trainer.datamodule, "num_classes"):  # type: ignore[attr-defined]  # set by Lightning
             raise MisconfigurationException(
-                f"{type(self.batch_transform).__name__} needs the number of classes, but the trainer was given no data module that has `num_classes`. "
+                f"{type(self.batch_transform).__name__} needs the number of classes, but the trainer was given no "
+                "data module that has `num_classes`. "
                 "Pass one of `qcal.data`, or set that attribute."
             )
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from qcal.callbacks import PostTrainingQuantization
@@ -124,8 +124,12 @@ def test_nothing_trained_means_no_study(kwargs: dict[str, Any], tmp_path: Path, 
     assert studies == []
 
 
-@pytest.mark.parametrize(("error", "raised"), [(RuntimeError("diverged"), RuntimeError), (KeyboardInterrupt(), SystemExit)])
-def test_a_run_that_broke_is_not_studied(error: BaseException, raised: type[BaseException], tmp_path: Path, studies: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "raised"), [(RuntimeError("diverged"), RuntimeError), (KeyboardInterrupt(), SystemExit)]
+)
+def test_a_run_that_broke_is_not_studied(
+    error: BaseException, raised: type[BaseException], tmp_path: Path, studies: list[str]
+) -> None:
     trainer = _trainer(tmp_path, PostTrainingQuantization(SETTINGS), _Raises(error))
     with pytest.raises(raised):
         trainer.fit(_classifier(), datamodule=_data())
@@ -137,7 +141,7 @@ def _run(folder: Path, *callbacks: Callback) -> tuple[LightningModule, dict[str,
     _trainer(folder, *callbacks).fit(module, datamodule=_data())
     python, numpy, generator = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # the state a user's code may rely on
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    state = {"python": python, "numpy": numpy[1].tolist(), "torch": generator, "checkpoint": checkpoint}  # type: ignore[union-attr, index]  # the legacy tuple, as asked for
+    state = {"python": python, "numpy": numpy[1].tolist(), "torch": generator, "checkpoint": checkpoint}  # type: ignore[index]  # the legacy tuple, as asked for
     return module, state
 
 
@@ -175,7 +179,9 @@ def _fail(*_args: object, **_kwargs: object) -> None:
     raise ValueError("no such quantizer")
 
 
-def test_a_failed_study_is_told_and_training_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_study_is_told_and_training_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(PostTrainingQuantization, "_study", _fail)
     with caplog.at_level(logging.ERROR):
         _trainer(tmp_path, PostTrainingQuantization(SETTINGS)).fit(_classifier(), datamodule=_data())

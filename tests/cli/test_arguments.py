@@ -44,7 +44,10 @@ def test_the_users_own_file_wins_over_a_packaged_one(tmp_path: Path, monkeypatch
     ("given", "message"),
     [
         (["fitt"], r"There is no subcommand 'fitt'. Choose one of: fit, .*Did you mean 'fit'\?"),
-        (["fit", "-c", "configs/regimes/cros_entropy.yaml"], r"There is no config .*regimes/cross_entropy.yaml.*Did you mean 'regimes/cross_entropy.yaml'\?"),
+        (
+            ["fit", "-c", "configs/regimes/cros_entropy.yaml"],
+            r"There is no config .*regimes/cross_entropy.yaml.*Did you mean 'regimes/cross_entropy.yaml'\?",
+        ),
         (["fit", "-c"], r"`-c` needs a file after it"),
     ],
 )

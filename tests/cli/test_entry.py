@@ -34,7 +34,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_fit_leaves_everything_a_user_looks_for_and_can_be_run_and_tested_again(folder: Path) -> None:
-    assert main(["fit", *SMALL, "--run.dir", "first", "-c", "configs/regimes/focal.yaml", "--model.loss.init_args.gamma", "2", "--seed_everything", "1"]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                *SMALL,
+                "--run.dir",
+                "first",
+                "-c",
+                "configs/regimes/focal.yaml",
+                "--model.loss.init_args.gamma",
+                "2",
+                "--seed_everything",
+                "1",
+            ]
+        )
+        == 0
+    )
     first = folder / "first"
     assert (first / "metrics.csv").is_file()
     assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -53,7 +69,15 @@ def test_fit_leaves_everything_a_user_looks_for_and_can_be_run_and_tested_again(
     assert run.project == "qcal"
     assert run.config["model"]["loss"]["init_args"] == {"gamma": 2.0}
     logged = {key for row in run.history for key in row}
-    assert {"val/accuracy", "val/ece", "train/loss_epoch", "ptq/w3a8/swap_rate", "ptq/settings", "ptq/swaps", "ptq/reliability"} <= logged
+    assert {
+        "val/accuracy",
+        "val/ece",
+        "train/loss_epoch",
+        "ptq/w3a8/swap_rate",
+        "ptq/settings",
+        "ptq/swaps",
+        "ptq/reliability",
+    } <= logged
     assert run.summary["ptq/w3a8/accuracy"] == pytest.approx(record.settings["w3a8"].accuracy)
     (table,) = [row["ptq/settings"] for row in run.history if "ptq/settings" in row]
     assert (table["_type"], table["nrows"]) == ("table-file", 2)
@@ -66,7 +90,17 @@ def test_fit_leaves_everything_a_user_looks_for_and_can_be_run_and_tested_again(
     assert again.context["weights_sha256"] == record.context["weights_sha256"]
 
     # The checkpoint alone gives the same study, without training.
-    arguments = ["test", "-c", "first/config.yaml", "--ckpt_path", "first/checkpoints/last.ckpt", "--run.dir", "tested", "--wandb.mode", "disabled"]
+    arguments = [
+        "test",
+        "-c",
+        "first/config.yaml",
+        "--ckpt_path",
+        "first/checkpoints/last.ckpt",
+        "--run.dir",
+        "tested",
+        "--wandb.mode",
+        "disabled",
+    ]
     assert main(arguments) == 0
     tested = read_record(folder / "tested" / "ptq")
     assert tested.settings == record.settings

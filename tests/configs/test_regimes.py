@@ -9,7 +9,7 @@ import jsonargparse
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml  # type: ignore[import-untyped]  # PyYAML ships no annotations
+import yaml
 from torch import nn
 
 from qcal import losses

@@ -24,7 +24,9 @@ def test_damage_per_swap_is_undefined_without_swaps() -> None:
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=50))
-def test_error_change_is_harmful_minus_beneficial_and_the_difference_of_errors(rows: list[tuple[int, int, int]]) -> None:
+def test_error_change_is_harmful_minus_beneficial_and_the_difference_of_errors(
+    rows: list[tuple[int, int, int]],
+) -> None:
     before, after, target = (torch.tensor(column) for column in zip(*rows, strict=True))
     counts = swap_counts(before, after, target)
     errors = (after != target).double().mean() - (before != target).double().mean()
@@ -34,7 +36,11 @@ def test_error_change_is_harmful_minus_beneficial_and_the_difference_of_errors(r
 
 @pytest.mark.parametrize(
     ("before", "target"),
-    [(torch.zeros(2).long(), torch.zeros(3).long()), (torch.zeros(0).long(), torch.zeros(0).long()), (torch.zeros(2, 2).long(), torch.zeros(2, 2).long())],
+    [
+        (torch.zeros(2).long(), torch.zeros(3).long()),
+        (torch.zeros(0).long(), torch.zeros(0).long()),
+        (torch.zeros(2, 2).long(), torch.zeros(2, 2).long()),
+    ],
 )
 def test_predictions_of_other_shapes_are_refused(before: Tensor, target: Tensor) -> None:
     with pytest.raises(ValueError, match="one length > 0, got"):

@@ -40,7 +40,6 @@ def test_undefined_damage_is_a_dash() -> None:
 
 def test_the_places_are_printed_whole() -> None:
 
-
     page = io.StringIO()
     folder = Path("a-long-name-of-a-run" * 6)
     print_record(_record(), folder, console=Console(file=page, width=80))

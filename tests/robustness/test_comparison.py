@@ -64,8 +64,18 @@ def test_all_swapped_leaves_the_unswapped_confidence_undefined() -> None:
         (torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2).long(), "must have one shape, got"),
         (torch.zeros(2), torch.zeros(2), torch.zeros(2).long(), r"`float_logits` must have shape \(N, C\)"),
         (torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0).long(), "N > 0"),
-        (torch.zeros(2, 3), torch.full((2, 3), torch.nan), torch.zeros(2).long(), "`quant_logits` must be finite, got NaN or infinity in 2 of 2 rows"),
-        (torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3]), r"`target` must lie in \[0, 2\], got values in \[0, 3\]"),
+        (
+            torch.zeros(2, 3),
+            torch.full((2, 3), torch.nan),
+            torch.zeros(2).long(),
+            "`quant_logits` must be finite, got NaN or infinity in 2 of 2 rows",
+        ),
+        (
+            torch.zeros(2, 3),
+            torch.zeros(2, 3),
+            torch.tensor([0, 3]),
+            r"`target` must lie in \[0, 2\], got values in \[0, 3\]",
+        ),
     ],
 )
 def test_input_that_cannot_be_compared_is_refused(before: Tensor, after: Tensor, target: Tensor, message: str) -> None:

@@ -13,14 +13,21 @@ from qcal.robustness import Record, Study, build_record, read_logits, read_recor
 def study() -> Study:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, 4, generator=generator)
-    noisy = {Setting.parse(name): logits + std * torch.randn(40, 4, generator=generator) for name, std in (("w8a8", 0.0), ("w4a8", 1.0))}
+    noisy = {
+        Setting.parse(name): logits + std * torch.randn(40, 4, generator=generator)
+        for name, std in (("w8a8", 0.0), ("w4a8", 1.0))
+    }
     return Study(torch.arange(40) % 4, logits, noisy, ("input", "fc"), 16, {"evaluate": 0.5})
 
 
 def test_what_was_written_is_read_back(study: Study, tmp_path: Path) -> None:
     record = build_record(study, {"seed": 3, "config": {"model": {"depth": 8}}})
     files = write_record(record, tmp_path, study=study)
-    assert {path.name for path in files} == {"records.json", "records.csv", "logits.npz"} == {path.name for path in tmp_path.iterdir()}
+    assert (
+        {path.name for path in files}
+        == {"records.json", "records.csv", "logits.npz"}
+        == {path.name for path in tmp_path.iterdir()}
+    )
     assert read_record(tmp_path) == record
     assert record.context["seed"] == 3
     assert record.context["activation_quantizers"] == ["input", "fc"]
@@ -44,7 +51,9 @@ def test_the_logits_file_suffices_to_compute_the_record_again(study: Study, tmp_
     record = build_record(study)
     write_record(record, tmp_path, study=study)
     arrays = read_logits(tmp_path / "logits.npz")
-    again = Study(arrays["target"], arrays["float"], {setting: arrays[str(setting)] for setting in study.quant_logits}, (), 0)
+    again = Study(
+        arrays["target"], arrays["float"], {setting: arrays[str(setting)] for setting in study.quant_logits}, (), 0
+    )
     assert build_record(again).settings == record.settings
     assert build_record(again).float_scores == record.float_scores
 
@@ -57,7 +66,11 @@ def test_a_context_json_cannot_hold_writes_nothing(study: Study, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"schema_version": 1, "float"', "not whole JSON"), ('{"schema_version": 99}', "schema version 99, this qcal reads 1")]
+    ("text", "message"),
+    [
+        ('{"schema_version": 1, "float"', "not whole JSON"),
+        ('{"schema_version": 99}', "schema version 99, this qcal reads 1"),
+    ],
 )
 def test_a_broken_or_newer_record_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "records.json").write_text(text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto import wandb_internal_pb2
 
 _HEADER = 7
 _BLOCK = 32768
@@ -31,7 +31,8 @@ class WandbRun:
 
 
 def read_run(folder: Path, wait: float = 10.0) -> WandbRun:
-    """The one run below `folder`; waits up to `wait` seconds for its last record, which is written after `finish` returns."""
+    """The one run below `folder`; waits up to `wait` seconds for its last record, which is written after "
+    "`finish` returns."""
     (file,) = folder.rglob("run-*.wandb")
     deadline = time.monotonic() + wait
     run = _parse(file.read_bytes())
@@ -45,7 +46,7 @@ def read_run(folder: Path, wait: float = 10.0) -> WandbRun:
 def _parse(content: bytes) -> WandbRun:
     run = WandbRun()
     for frame in _frames(content):
-        record = Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # made at import time by protobuf
         record.ParseFromString(frame)
         kind = record.WhichOneof("record_type")
         if kind == "run":

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import SGD, AdamW
 from torchvision.transforms import v2
 
@@ -104,7 +104,9 @@ def test_a_batch_transform_without_the_number_of_classes_is_refused() -> None:
     data = Digits()
     data.setup()
     with pytest.raises(MisconfigurationException, match="MixUp needs the number of classes"):
-        _trainer().fit(Classifier(_network(), batch_transform=v2.MixUp(alpha=1.0)), data.train_dataloader(), data.val_dataloader())
+        _trainer().fit(
+            Classifier(_network(), batch_transform=v2.MixUp(alpha=1.0)), data.train_dataloader(), data.val_dataloader()
+        )
 
 
 def test_checkpoints_hold_plain_values_and_load_with_weights_only(tmp_path: Path) -> None:
@@ -115,7 +117,10 @@ def test_checkpoints_hold_plain_values_and_load_with_weights_only(tmp_path: Path
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert "hyper_parameters" not in content
     again = Classifier.load_from_checkpoint(tmp_path / "a.ckpt", model=_network(), weights_only=True)
-    assert all(torch.equal(one, other) for one, other in zip(module.model.state_dict().values(), again.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(module.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    )
 
 
 def test_weights_are_loaded_into_the_model(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
 from qcal.callbacks import PostTrainingQuantization
 from qcal.cli.errors import UsageError
 from qcal.cli.parser import Parser

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import re
+import textwrap
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -20,12 +21,29 @@ _NOISE = re.compile(
 )
 
 
+# Lightning's heading of the Trainer's hundred arguments.
+_TRAINER_GROUP = "Customize every aspect of training via flags"
+# For a `Module` the parser names all seven hundred that are imported, three times.
+_KNOWN_SUBCLASSES = re.compile(r"known\s+subclasses:\s+([^()]*)\)")
+_MANY = 30
+
+
 class Parser(LightningArgumentParser):
     """Lightning's parser; an error is the message, a suggestion and where to look, not sixty lines of usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: passed on as they are
         # A shortened key is a misspelt key: `--trainer.max_epoch` must not pass for `--trainer.max_epochs`.
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def format_help(self) -> str:
+        """The help with one line of usage, qcal's own groups before the Trainer's, and its own classes only."""
+        groups, usage = self._action_groups, self.usage
+        try:
+            self._action_groups = sorted(groups, key=lambda group: group.title == _TRAINER_GROUP)
+            self.usage = f"{self.prog} [-c CONFIG ...] [--KEY VALUE ...]"
+            return _KNOWN_SUBCLASSES.sub(_own_classes, super().format_help())
+        finally:
+            self._action_groups, self.usage = groups, usage
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and exit with code 2.
@@ -47,6 +65,16 @@ class Parser(LightningArgumentParser):
             "`--print_config`."
         )
         self.exit(2)
+
+
+def _own_classes(match: re.Match[str]) -> str:
+    # Long names are broken over lines: put them together before they are told apart.
+    names = re.sub(r"\s+", "", match[1]).split(",")
+    if len(names) <= _MANY:
+        return match[0]
+    own = [name for name in names if name.startswith(tuple(_ROOMS.values()))]
+    text = f"any of {len(names)} known subclasses" + (f", qcal's own: {', '.join(own)})" if own else ")")
+    return textwrap.fill(text, 54, break_long_words=False).replace("\n", "\n" + 24 * " ")
 
 
 def readable(message: str, limit: int = 1200) -> str:

@@ -164,6 +164,12 @@ def test_fast_dev_run_writes_nothing(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_a_loss_is_known_by_its_short_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.loss", "FocalLoss", "--model.loss.gamma", "2", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["loss"]["class_path"] == "qcal.losses.FocalLoss"
+
+
 def test_help_and_print_config_can_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--help"])
@@ -171,6 +177,10 @@ def test_help_and_print_config_can_be_read(folder: Path, capsys: pytest.CaptureF
     text = capsys.readouterr().out
     for key in ("--ptq.settings", "--wandb.mode", "--run.name", "--checkpoint.monitor", "--model.weights"):
         assert key in text
+    assert len(text.splitlines()) < 1000  # the parser alone names every module of torch, three times: 3,000 lines
+    assert text.index("--ptq.settings") < text.index("--trainer.max_epochs")
+    assert "qcal.losses.FocalLoss" in text
+    assert "torch.nn.Softmax2d" not in text
     with pytest.raises(SystemExit):
         main(["fit", "-c", "configs/regimes/focal.yaml", "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)

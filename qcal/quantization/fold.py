@@ -1,0 +1,129 @@
+"""Fold batch norm into the layer in front of it, as every int8 backend does before it quantizes.
+
+In eval mode batch norm is an affine map of each channel, so a convolution followed by it is another convolution:
+
+    factor = gamma / sqrt(running_var + eps)
+    weight' = weight * factor        bias' = (bias - running_mean) * factor + beta
+
+References:
+    Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR
+    2018, eq. 14.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from qcal.quantization.names import layer_name
+from qcal.quantization.operators import (
+    BATCH_NORMS,
+    LAYERS,
+    TRANSPOSED_CONVOLUTIONS,
+    add_tensor,
+    argument,
+    aten,
+    channel_axis,
+    constant,
+    kind,
+)
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """A batch norm that stays in the graph.
+
+    Args:
+        name: Qualified name of the batch norm.
+        reason: Why it could not be folded.
+    """
+
+    name: str
+    reason: str
+
+
+def fold_batch_norms(module: GraphModule) -> list[Unfolded]:
+    """Fold every batch norm of the graph that directly follows a layer nobody else reads; change `module` in place.
+
+    The arithmetic is float64, the result float32, so folding moves the logits by float rounding only.
+
+    Returns:
+        The batch norms that stay, with the reason, in the order of the graph.
+
+    Example:
+        >>> from qcal.quantization.graph import export_graph
+        >>> from torch.nn import BatchNorm1d, Linear, ReLU, Sequential
+        >>> net = Sequential(Linear(4, 2), BatchNorm1d(2), ReLU(), BatchNorm1d(2))
+        >>> graph = export_graph(net, torch.randn(2, 4))
+        >>> fold_batch_norms(graph)
+        [Unfolded(name='3', reason='no convolution or linear layer directly in front of it')]
+    """
+    unfolded = []
+    for node in list(module.graph.nodes):
+        if kind(node) in BATCH_NORMS:
+            reason = _fold(module, node)
+            if reason is not None:
+                unfolded.append(Unfolded(layer_name(node), reason))
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return unfolded
+
+
+def _fold(module: GraphModule, norm: Node) -> str | None:
+    """Fold one batch norm, or say why not."""
+    layer = norm.args[0]
+    if not isinstance(layer, Node) or kind(layer) not in LAYERS or not _normalises_channels(layer):
+        return "no convolution or linear layer directly in front of it"
+    if len(layer.users) > 1:
+        return f"the output of {layer_name(layer)} is also read elsewhere"
+    if kind(layer) in TRANSPOSED_CONVOLUTIONS and argument(layer, "groups", 1) != 1:
+        return f"{layer_name(layer)} is a transposed convolution with groups"
+    statistics = _affine_map(norm, module)
+    weight = constant(module, layer.args[1])
+    bias = constant(module, argument(layer, "bias"))
+    if statistics is None:
+        return "it uses the statistics of the batch, not running ones"
+    if weight is None or (bias is None and argument(layer, "bias") is not None):
+        return f"the weights of {layer_name(layer)} are computed from its input"
+    factor, offset = statistics
+    shape = [1] * weight.dim()
+    shape[channel_axis(layer)] = -1
+    new_weight = weight.double() * factor.reshape(shape)
+    new_bias = offset if bias is None else bias.double() * factor + offset
+    _set_weights(module, layer, new_weight.to(weight.dtype), new_bias.to(weight.dtype))
+    norm.replace_all_uses_with(layer)
+    module.graph.erase_node(norm)
+    return None
+
+
+def _affine_map(norm: Node, module: GraphModule) -> tuple[Tensor, Tensor] | None:
+    """The factor and the offset of each channel in float64; None if the map depends on the batch."""
+    mean = constant(module, argument(norm, "running_mean"))
+    variance = constant(module, argument(norm, "running_var"))
+    if argument(norm, "training") is not False or mean is None or variance is None:
+        return None
+    gamma, beta = constant(module, argument(norm, "weight")), constant(module, argument(norm, "bias"))
+    eps = argument(norm, "eps")
+    factor = torch.rsqrt(variance.double() + (eps if isinstance(eps, float) else 0.0))
+    if gamma is not None:
+        factor = factor * gamma.double()
+    offset = -mean.double() * factor
+    return factor, offset if beta is None else offset + beta.double()
+
+
+def _normalises_channels(layer: Node) -> bool:
+    """Whether axis 1, the channels of batch norm, is the axis of the layer's output channels."""
+    value = layer.meta.get("val")
+    return kind(layer) is not aten.linear or (isinstance(value, Tensor) and value.dim() == 2)
+
+
+def _set_weights(module: GraphModule, layer: Node, weight: Tensor, bias: Tensor) -> None:
+    """Give the layer tensors of its own: another layer may share the old ones but not the batch norm."""
+    stem = f"folded_{layer.name}"
+    layer.update_arg(1, add_tensor(module, layer, f"{stem}_weight", weight))
+    bias_node = add_tensor(module, layer, f"{stem}_bias", bias)
+    if len(layer.args) > 2:
+        layer.update_arg(2, bias_node)
+    else:
+        layer.update_kwarg("bias", bias_node)

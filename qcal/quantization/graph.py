@@ -1,0 +1,195 @@
+"""From the user's network to a graph of tensor operations, without touching the network.
+
+The network is copied, the copy put into eval mode and float32 and exported with `torch.export` (non-strict, any batch
+size). What comes back is a plain `torch.fx.GraphModule` that maps images to logits and shares no storage with the
+network. Whatever is not a classifier, cannot be exported or computes something else once exported is refused here.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+# Largest |difference| over largest |logit| that float arithmetic in another order may cause; a wrong graph is far off.
+AGREEMENT = 1e-4
+
+
+def export_graph(model: nn.Module, example_input: Tensor) -> GraphModule:
+    """A graph that computes what `model` computes in eval mode, for any number of images.
+
+    Args:
+        model: A classifier: images (N, ...) to logits (N, C). In either mode, on any device, compiled or wrapped for
+            data parallelism. It is not changed; parameters, buffers, mode, gradients and attributes stay as they are.
+        example_input: A batch of images, of the size the graph will be used with. See `example_batch`.
+
+    Returns:
+        A graph module with one input and one output, parameters frozen, on the device of `model`.
+
+    Raises:
+        TypeError: `model` is not a module, or does not return a tensor.
+        ValueError: its output is not a floating (N, C) tensor or holds NaN or infinity, it cannot be exported, or the
+            exported graph disagrees with it by more than `AGREEMENT`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        >>> graph = export_graph(net, torch.randn(1, 3, 8, 8))
+        >>> graph(torch.randn(5, 3, 8, 8)).shape
+        torch.Size([5, 10])
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    # Drawing random numbers in eval mode is the network's right; moving the caller's generator is not ours.
+    with plain_mode(device_of(model)), torch.random.fork_rng(cuda_devices(model)):
+        network = float_copy(model)
+        example = example_batch(example_input, network)
+        # Clones, because a forward may write to its input.
+        expected = check_logits(network(example.clone()), len(example), name=type(unwrap(model)).__name__)
+        graph = _export(network, example)
+        check_agreement(graph(example.clone()), expected, of="The exported graph")
+    return graph
+
+
+def example_batch(example_input: Tensor, model: nn.Module) -> Tensor:
+    """Two of the given images on the device of `model`; a single image is doubled.
+
+    A batch of one would not do: `torch.export` takes a dimension of size 1 for a constant.
+
+    Raises:
+        TypeError: `example_input` is not a tensor.
+        ValueError: it holds no image.
+    """
+    if not isinstance(example_input, Tensor):
+        raise TypeError(
+            f"`example_input` must be a Tensor of images (N, ...), got {type(example_input).__name__}. "
+            "Pass the images of one batch, without labels."
+        )
+    if example_input.dim() < 2 or len(example_input) == 0:
+        raise ValueError(
+            f"`example_input` must be a batch of images (N, ...) with N >= 1, got shape {tuple(example_input.shape)}. "
+            "Add a batch dimension with `unsqueeze(0)`."
+        )
+    two = torch.cat([example_input[:2]] * (2 if len(example_input) == 1 else 1)).detach()
+    return two.to(device_of(model), torch.float32 if two.is_floating_point() else two.dtype, copy=True)
+
+
+def float_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy of the network in eval mode and float32, out of its `torch.compile` and data-parallel wrappers."""
+    network = unwrap(model)
+    # Layers that keep a computed tensor as an attribute (old weight_norm, a remembered activation) cannot be copied as
+    # they are, because it hangs on a gradient graph; its value can.
+    computed = {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    duplicate = copy.deepcopy(network, dict(computed))
+    for parent in list(duplicate.modules()):
+        for name, child in parent.named_children():
+            setattr(parent, name, unwrap(child))
+    return duplicate.eval().float().requires_grad_(False)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, out of `torch.compile`, (Distributed)DataParallel and AveragedModel."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def check_logits(logits: object, num_images: int, *, name: str) -> Tensor:
+    """`logits` if they are what a classifier returns: finite, floating, (N, C).
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: another shape or dtype, or NaN or infinity inside.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"`model` must return logits, a Tensor of shape (N, C); {name} returns {type(logits).__name__}. "
+            "Wrap it in a module whose forward picks the logits out."
+        )
+    if logits.dim() != 2 or len(logits) != num_images or not logits.is_floating_point():
+        raise ValueError(
+            f"`model` must return floating logits of shape (N, C), got {tuple(logits.shape)} {logits.dtype} "
+            f"for {num_images} images from {name}. Pass the part of the network that produces the logits."
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(
+            f"`model` must return finite logits, got NaN or infinity from {name} on `example_input`. "
+            "Check the weights it was given and the normalisation of the images."
+        )
+    return logits
+
+
+def check_agreement(logits: Tensor, expected: Tensor, *, of: str) -> None:
+    """Raise ValueError unless the largest |difference| is at most `AGREEMENT` of the largest |logit|."""
+    scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    difference = float((logits - expected).abs().max() / scale)
+    if not difference <= AGREEMENT:  # so written that NaN fails
+        raise ValueError(
+            f"{of} must agree with `model` within {AGREEMENT:g} of its largest logit, got {difference:.3g}. Does the "
+            "forward pass draw random numbers, change its own state or branch on its input?"
+        )
+
+
+def _export(network: nn.Module, example: Tensor) -> GraphModule:
+    try:
+        with warnings.catch_warnings():
+            # A forward that remembers a tensor (`self.last = x`) remembers a fake one, in a copy that is thrown away.
+            warnings.filterwarnings("ignore", message="The tensor attribute")
+            program = export(network, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+    except Exception as error:  # a dozen types come out of torch.export; each means the same to the caller
+        cause = str(error).strip().splitlines()
+        raise ValueError(
+            f"`model` must be exportable with torch.export for any batch size, but {type(network).__name__} is not: "
+            f"{cause[0] if cause else type(error).__name__}. The exception above names the line; rewrite it without "
+            "control flow that depends on the values or the number of images."
+        ) from error
+    # Guards on the image size are left out: the plan checks it, with a message for people.
+    exported = program.module(check_guards=False)
+    if not isinstance(exported, GraphModule):
+        raise TypeError(
+            f"torch.export must give a GraphModule, got {type(exported).__name__}. Is torch older than 2.11?"
+        )
+    return _plain(exported)
+
+
+def _plain(exported: GraphModule) -> GraphModule:
+    """The same graph with an ordinary `forward(x) -> logits`, free of export's input unpacking and hooks."""
+    graph = exported.graph
+    graph.set_codegen(CodeGen())
+    output = graph.output_node()
+    if isinstance(output.args[0], tuple | list):
+        output.args = (output.args[0][0],)
+    graph.eliminate_dead_code()
+    return GraphModule(exported, graph)
+
+
+@contextmanager
+def plain_mode(device: torch.device) -> Iterator[None]:
+    """No gradients, no autocast, and ordinary tensors: those of inference mode (Lightning's test loop) do not export."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter of `model` is; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def cuda_devices(model: nn.Module) -> list[int]:
+    """Whose random number generators have to be kept."""
+    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})

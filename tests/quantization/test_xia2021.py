@@ -1,0 +1,120 @@
+"""The paper's own network and test set, at the paper's settings, against what its authors' code gives on them.
+
+What is left between the two is explained by what is known to differ. Their ranges come from augmented and shuffled
+images, and by an oversight their two projection shortcuts keep batch norm: folding them moves their own code from 4.16
+to 3.61 % swaps at w8a8. With activations in float (`afp`), where neither matters much, the swap shares agree to 2 %.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from qcal.models import CifarResNet, load_weights
+from qcal.quantization import Plan, Setting, prepare
+
+pytestmark = pytest.mark.slow
+
+NUM_RANGE_IMAGES = 1152
+# Setting -> (key of the reference, tolerance of the error in points, tolerance of the swap share relative to itself).
+SETTINGS: dict[str, tuple[str, float, float]] = {
+    "w8a8-mse-full-out": ("W8A8", 0.6, 0.2),
+    "w7a8-mse-full-out": ("W7A8", 0.6, 0.2),
+    "w6a8-mse-full-out": ("W6A8", 0.6, 0.1),
+    "w5a8-mse-full-out": ("W5A8", 0.6, 0.1),
+    "w4a8-mse-full-out": ("W4A8", 1.0, 0.1),
+    "w8a8-full-out": ("W8A8_minmax", 0.6, 0.2),
+    "w7a8-full-out": ("W7A8_minmax", 0.6, 0.2),
+    "w6a8-full-out": ("W6A8_minmax", 0.6, 0.1),
+    "w5a8-full-out": ("W5A8_minmax", 0.6, 0.1),
+    "w4a8-full-out": ("W4A8_minmax", 1.0, 0.1),
+    "w8afp-full": ("W8Afp", 0.2, 0.05),
+    "w6afp-full": ("W6Afp", 0.2, 0.05),
+    "w4afp-full": ("W4Afp", 0.3, 0.05),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The plan of the paper's network, and the test set with its logits at every setting."""
+
+    plan: Plan
+    target: Tensor
+    eager: Tensor
+    logits: dict[Setting, Tensor]
+
+    def error_percent(self, logits: Tensor) -> float:
+        return 100 * (logits.argmax(1) != self.target).double().mean().item()
+
+    def swap_percent(self, logits: Tensor) -> float:
+        float_prediction = self.logits[Setting(None, None)].argmax(1)
+        return 100 * (logits.argmax(1) != float_prediction).double().mean().item()
+
+
+def _images(path: Path, count: int | None = None) -> tuple[Tensor, Tensor]:
+    arrays = np.load(path)
+    x = torch.from_numpy(arrays["x"][:count]).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([0.5071, 0.4867, 0.4408]), torch.tensor([0.2675, 0.2565, 0.2761])
+    return (x - mean[:, None, None]) / std[:, None, None], torch.from_numpy(arrays["y"][:count])
+
+
+@pytest.fixture(scope="module")
+def study(data_dir: Path) -> Study:
+    network = CifarResNet(depth=20, num_classes=100)
+    load_weights(network, data_dir / "xia2021_resnet20_cifar100.pt")
+    network.eval()
+    images, target = _images(data_dir / "cifar100_test.npz")
+    plan = prepare(network, images)
+    plan.observe(_images(data_dir / "cifar100_train_0.npz", NUM_RANGE_IMAGES)[0])
+    batches = [plan.run_batch(["float", *SETTINGS], x) for x in torch.split(images, 256)]
+    logits = {setting: torch.cat([batch[setting] for batch in batches]) for setting in batches[0]}
+    with torch.no_grad():
+        eager = torch.cat([network(x) for x in torch.split(images, 256)])
+    return Study(plan, target, eager, logits)
+
+
+@pytest.fixture(scope="module")
+def reference(reference_dir: Path) -> dict[str, Any]:  # Any: JSON
+    settings: dict[str, Any] = json.loads((reference_dir / "xia2021_resnet20_cifar100.json").read_text())["settings"]
+    return settings
+
+
+def test_the_float_network_is_that_of_the_paper(study: Study, reference: dict[str, Any], reference_dir: Path) -> None:
+    folded = study.logits[Setting(None, None)]
+    theirs = np.load(reference_dir / "xia2021_resnet20_logits.npz")
+    assert torch.equal(torch.from_numpy(theirs["target"]).long(), study.target)
+    assert study.error_percent(folded) == pytest.approx(33.38, abs=1e-9)
+    assert study.error_percent(folded) == pytest.approx(reference["float"]["top1_error_argmax_pct"], abs=1e-9)
+    for expected in (torch.from_numpy(theirs["float"]).float(), study.eager):
+        assert (folded - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_error_and_swaps_are_those_of_the_authors_code(study: Study, reference: dict[str, Any], name: str) -> None:
+    key, points, share = SETTINGS[name]
+    logits, expected = study.logits[Setting.parse(name)], reference[key]
+    assert study.error_percent(logits) == pytest.approx(expected["top1_error_argmax_pct"], abs=points)
+    assert study.swap_percent(logits) == pytest.approx(expected["swapped_pct"], rel=share)
+
+
+def test_a_third_of_the_swaps_at_eight_bits_are_ties_in_the_quantized_logits(study: Study) -> None:
+    logits = study.logits[Setting.parse("w8a8-mse-full-out")]
+    before = study.logits[Setting(None, None)].argmax(1)
+    largest = logits.amax(1)
+    tied = (logits == largest[:, None]).sum(1) > 1
+    swapped = logits.argmax(1) != before
+    only_a_tie = swapped & (logits.gather(1, before[:, None]).squeeze(1) == largest)
+    assert 250 <= int(tied.sum()) <= 400  # theirs: 322
+    assert 120 <= int(only_a_tie.sum()) <= 200  # theirs: 160
+
+
+def test_the_network_has_the_papers_quantizers(study: Study) -> None:
+    names = [quantizer.name for quantizer in study.plan.quantizers]
+    convolutions = [n for n in names if "conv" in n or "downsample" in n]
+    assert (len(names), len(convolutions), sum("add" in n for n in names)) == (32, 21, 9)
+    assert (names[0], names[-1], study.plan.unfolded) == ("input", "fc", ())

@@ -180,7 +180,7 @@ def _plain(exported: GraphModule) -> GraphModule:
 
 @contextmanager
 def plain_mode(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, and ordinary tensors: those of inference mode (Lightning's test loop) do not export."""
+    """No gradients, no autocast, ordinary tensors: those of inference mode (Lightning's test loop) do not export."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 

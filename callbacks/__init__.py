@@ -3,6 +3,8 @@
 if __name__ != "qcal.callbacks":
     raise ImportError(f"Import `qcal.callbacks`, not `{__name__}`: under two names every class would exist twice.")
 
+from qcal.callbacks.confidence_monitor import ConfidenceMonitor
 from qcal.callbacks.post_training_quantization import PostTrainingQuantization
+from qcal.callbacks.temperature_scaling import Recalibration, TemperatureScaling
 
-__all__ = ["PostTrainingQuantization"]
+__all__ = ["ConfidenceMonitor", "PostTrainingQuantization", "Recalibration", "TemperatureScaling"]

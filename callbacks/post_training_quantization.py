@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from qcal.callbacks.network import find_network
 from qcal.callbacks.record_logging import log_record
 from qcal.callbacks.study_context import describe_run, free_folder, run_folder
 from qcal.callbacks.study_data import StudyData, find_data
@@ -119,13 +120,17 @@ class PostTrainingQuantization(Callback):
             self._guarded_study(trainer, pl_module, "test")
 
     def _guarded_study(self, trainer: Trainer, pl_module: LightningModule, data: Literal["val", "test"]) -> None:
-        try:
-            with isolate_rng():
+        failure: Exception | None = None
+        with isolate_rng():
+            try:
                 self._study(trainer, pl_module, data)
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            log.exception("Training ended well, but its quantization study did not: %s", error)
+            except Exception as error:  # anything at all: whatever it is, training has ended well
+                failure = error
+        # Raised out here, because `isolate_rng` gives the random state back only when nothing is raised through it.
+        if failure is not None and self.on_error == "raise":
+            raise failure
+        if failure is not None:
+            log.error("Training ended well, but its quantization study did not: %s", failure, exc_info=failure)
 
     def _study(self, trainer: Trainer, pl_module: LightningModule, data: Literal["val", "test"]) -> None:
         network = self.find_network(pl_module)
@@ -158,16 +163,7 @@ class PostTrainingQuantization(Callback):
         Raises:
             MisconfigurationException: There is no such submodule.
         """
-        if self.network is None:
-            return pl_module
-        try:
-            return pl_module.get_submodule(self.network)
-        except AttributeError as error:
-            children = ", ".join(name for name, _ in pl_module.named_children()) or "none"
-            raise MisconfigurationException(
-                f"`network` must name a submodule of {type(pl_module).__name__}, got {self.network!r}. Its direct "
-                f"submodules are: {children}."
-            ) from error
+        return find_network(pl_module, self.network)
 
 
 def _parse(settings: Sequence[str]) -> tuple[Setting, ...]:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread: networks of tests are too small to share, and a process forked from one with an OpenMP pool (two-process
+# tests, workers of loaders) waits for threads that it does not have, forever. Read when torch is first imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 # LightningCLI calls jsonargparse functions by names that jsonargparse is about to drop: nothing qcal can change.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 

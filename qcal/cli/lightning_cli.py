@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
-from qcal.callbacks import PostTrainingQuantization
+from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
 from qcal.cli.errors import UsageError
 from qcal.cli.parser import Parser
 from qcal.cli.run import RunOptions, WandbOptions, choose_run_folder, make_loggers
@@ -71,6 +71,8 @@ class QcalCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Every run has these, each with its own group of arguments."""
         parser.add_lightning_class_args(PostTrainingQuantization, "ptq")
+        parser.add_lightning_class_args(ConfidenceMonitor, "confidence")
+        parser.add_lightning_class_args(TemperatureScaling, "temperature")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
@@ -79,10 +81,11 @@ class QcalCLI(LightningCLI):
                 "ptq.data": "test",
                 "ptq.network": "model",
                 "ptq.on_error": "raise",
+                "confidence.network": "model",
+                "temperature.network": "model",
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -102,10 +105,11 @@ class QcalCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         resumed = self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is not None
         name, folder = choose_run_folder(self._get(self.config_init, "run"), self._description(), resumed=resumed)
-        checkpoint = self._get(self.config_init, "checkpoint")
-        checkpoint.dirpath = str(folder / "checkpoints")
-        if config["fast_dev_run"]:
-            checkpoint.save_last = False  # Lightning keeps it from saving every checkpoint but the last
+        self._get(self.config_init, "checkpoint").dirpath = str(folder / "checkpoints")
+        # Not `save_last` of the other: that one is written only when a new best is.
+        last = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
+        given = config["callbacks"] or []
+        kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), last]
         self._dump_config()
         self._get(self.config_init, "ptq").run_config = self.config_dump
         kwargs["default_root_dir"] = str(folder)

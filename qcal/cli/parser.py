@@ -35,13 +35,13 @@ class Parser(LightningArgumentParser):
         # A shortened key is a misspelt key: `--trainer.max_epoch` must not pass for `--trainer.max_epochs`.
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:  # Any: passed on as they are
         """The help with one line of usage, qcal's own groups before the Trainer's, and its own classes only."""
         groups, usage = self._action_groups, self.usage
         try:
             self._action_groups = sorted(groups, key=lambda group: group.title == _TRAINER_GROUP)
             self.usage = f"{self.prog} [-c CONFIG ...] [--KEY VALUE ...]"
-            return _KNOWN_SUBCLASSES.sub(_own_classes, super().format_help())
+            return _KNOWN_SUBCLASSES.sub(_own_classes, super().format_help(*args, **kwargs))
         finally:
             self._action_groups, self.usage = groups, usage
 

@@ -94,15 +94,14 @@ def fit_vector_scaling(logits: Tensor, target: Tensor) -> VectorScalingFit:
     parameters, gain_left = _minimise(logits / size, target, first)
     scale, bias = parameters[:num_classes] / size, parameters[num_classes:]
     bias = bias - bias.mean()
-    unseen = num_classes - len(torch.unique(target))
     return VectorScalingFit(
         scale=scale,
         bias=bias,
         nll_before=nll(logits, target).item(),
         nll_after=nll(logits * scale + bias, target).item(),
         gain_left=gain_left,
-        converged=gain_left < _CONVERGED and not unseen and start.at_bound != "lower",
-        unseen_classes=unseen,
+        converged=gain_left < _CONVERGED and start.at_bound != "lower",
+        unseen_classes=num_classes - len(torch.unique(target)),
     )
 
 

@@ -12,7 +12,7 @@ from qcal.functional.calibration import check_binning
 from qcal.functional.equal_count import adaptive_ece, debiased_l2
 from qcal.functional.ks_error import ks_calibration_error
 from qcal.functional.selective import augrc, aurc, check_coverage, risk_at_coverage
-from qcal.functional.smooth_ece import smooth_ece
+from qcal.functional.smooth_calibration import smooth_ece
 from qcal.metrics.base import Inputs, SampleMetric
 
 __all__ = [
@@ -102,7 +102,7 @@ class KSCalibrationError(SampleMetric):
 
 
 class SmoothECE(SampleMetric):
-    """Smooth ECE, its kernel of mass 1; `qcal.functional.smooth_ece.smooth_ece`. Keeps every sample (8 bytes).
+    """Smooth ECE, its kernel of mass 1; `qcal.functional.smooth_calibration.smooth_ece`. Keeps every sample (8 bytes).
 
     Example:
         >>> import torch

@@ -108,6 +108,26 @@ def test_fit_leaves_everything_a_user_looks_for_and_can_be_run_and_tested_again(
     assert not (folder / "tested" / "checkpoints").exists()
 
 
+def test_the_last_checkpoint_is_the_last_epoch_even_if_the_best_is_the_first(folder: Path) -> None:
+    # Two of the least accurate networks are sought, and the untrained one is hard to beat.
+    arguments = [
+        "--checkpoint.mode",
+        "min",
+        "--trainer.max_epochs",
+        "3",
+        "--run.dir",
+        "run",
+        "--wandb.mode",
+        "disabled",
+    ]
+    assert (
+        main(["fit", *SMALL, *arguments, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.02"]) == 0
+    )
+    steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("run/checkpoints/*")}
+    assert steps["last"] == 6
+    assert steps["best"] < 6
+
+
 def test_a_run_can_be_resumed_in_its_folder(folder: Path) -> None:
     arguments = ["fit", *SMALL, "--run.dir", "run", "--wandb.mode", "disabled"]
     assert main(arguments) == 0

@@ -18,7 +18,7 @@ from qcal.functional.equal_count import adaptive_ece, debiased_l2
 from qcal.functional.ks_error import ks_calibration_error
 from qcal.functional.proper_scores import brier_score, nll, nll_from_probs, top_label_brier
 from qcal.functional.selective import aurc, risk_at_coverage
-from qcal.functional.smooth_ece import smooth_ece
+from qcal.functional.smooth_calibration import smooth_ece
 from qcal.functional.temperature import fit_temperature
 from qcal.functional.top_label import confidence_and_correct
 

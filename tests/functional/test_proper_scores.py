@@ -35,6 +35,11 @@ def test_nll_is_finite_and_exact_at_extreme_logits() -> None:
     assert nll(logits, torch.tensor([0])).item() == 0.0
 
 
+def test_nll_keeps_the_digits_that_a_float32_difference_of_logits_would_lose() -> None:
+    logits, target = torch.tensor([[1e4, -0.1]]), torch.tensor([1])
+    torch.testing.assert_close(nll(logits, target), nll(logits.double(), target), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_lifted(dtype: torch.dtype) -> None:
     logits, target = random_logits()

@@ -12,7 +12,7 @@ from qcal.functional.brier_decomposition import isotonic_recalibration
 from qcal.functional.confidence import confidence_from_logits, top_k_accuracy
 from qcal.functional.proper_scores import brier_score, nll, top_label_brier
 from qcal.functional.selective import augrc
-from qcal.functional.smooth_ece import smooth_ece, smooth_ece_at_bandwidth
+from qcal.functional.smooth_calibration import smooth_ece, smooth_ece_at_bandwidth
 from qcal.functional.top_label import confidence_and_correct
 from tests.functional.score_cases import calibrated, random_logits
 

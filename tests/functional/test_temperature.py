@@ -54,6 +54,7 @@ def test_scaling_the_logits_scales_the_temperature(factor: float) -> None:
     one, scaled = fit_temperature(logits, target), fit_temperature(logits * factor, target)
     assert scaled.temperature == pytest.approx(one.temperature * factor, rel=1e-12)
     assert scaled.nll_after == pytest.approx(one.nll_after, rel=1e-12)
+    assert scaled.search_range == pytest.approx([factor * end for end in one.search_range], rel=1e-12)
 
 
 def test_a_shift_of_each_row_changes_nothing() -> None:

@@ -1,6 +1,7 @@
 """Two processes, joined by gloo, give what one gives."""
 
 import multiprocessing
+import traceback
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -14,19 +15,26 @@ from tests.metrics.metric_cases import CASES, NUM_CLASSES, value_of
 WAIT = 120
 
 
-def _score_a_share(rank: int, shares: list[slice], store: Path, answers: "Queue[tuple[int, dict[str, float]]]") -> None:
+def _answer(rank: int, shares: list[slice], store: Path, answers: "Queue[dict[str, float] | str]") -> None:
     torch.set_num_threads(1)  # a forked OpenMP pool has no threads left to wait for
+    try:
+        answers.put(_score_a_share(rank, shares, store))
+    except Exception:  # sent to the test, which would wait in vain otherwise
+        answers.put(traceback.format_exc())
+
+
+def _score_a_share(rank: int, shares: list[slice], store: Path) -> dict[str, float]:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(shares))
     logits, target = random_logits(150, NUM_CLASSES)
     logits, target = logits[shares[rank]], target[shares[rank]]
     values = {}
     for name, case in CASES.items():
         metric = case.make("logits")
-        for part in torch.arange(len(target)).split(20):
-            metric.update(logits[part], target[part])
+        for start in range(0, len(target), 20):
+            metric.update(logits[start : start + 20], target[start : start + 20])
         values[name] = value_of(metric).item()
-    answers.put((rank, values))
     dist.destroy_process_group()
+    return values
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
@@ -38,15 +46,15 @@ def _score_a_share(rank: int, shares: list[slice], store: Path, answers: "Queue[
 )
 def test_two_processes_equal_one(shares: list[slice], tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    answers: Queue[tuple[int, dict[str, float]]] = context.Queue()
+    answers: Queue[dict[str, float] | str] = context.Queue()
     processes = [
-        context.Process(target=_score_a_share, args=(rank, shares, tmp_path / "store", answers), daemon=True)
+        context.Process(target=_answer, args=(rank, shares, tmp_path / "store", answers), daemon=True)
         for rank in range(2)
     ]
     for process in processes:
         process.start()
     try:
-        received = dict(answers.get(timeout=WAIT) for _ in processes)
+        received = [answers.get(timeout=WAIT) for _ in processes]
         for process in processes:
             process.join(WAIT)
     finally:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qcal.functional.smooth_ece import smooth_ece, smooth_ece_at_bandwidth, smooth_ece_bandwidth
+from qcal.functional.smooth_calibration import smooth_ece, smooth_ece_at_bandwidth, smooth_ece_bandwidth
 from tests.functional.score_cases import calibrated, top_label
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)

@@ -57,7 +57,7 @@ class StudyProgress:
 
 def settings_table(record: Record) -> Table:
     """The settings of a record beside the float network, in percent, as a rich table that fits 80 columns."""
-    caption = f"percent of {record.context['num_images']:,} images; damage per swap = error change / swapped"
+    caption = f"percent of {record.context['num_images']:,} images"
     table = Table(title="Post-training quantization", caption=caption, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("setting", no_wrap=True)
     for name in _COLUMNS:

@@ -13,13 +13,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
 
 from qcal.callbacks import PostTrainingQuantization
 from qcal.data import Digits
 from qcal.models import CifarResNet
 from qcal.robustness import read_logits, read_record
 from qcal.tasks import Classifier
+from tests.support.equality import assert_equal
 
 SETTINGS = ["w8a8", "w2afp"]
 
@@ -152,27 +152,12 @@ def test_weights_checkpoints_optimizer_and_random_state_are_those_of_a_run_witho
     assert before["python"] == after["python"]
     assert before["numpy"] == after["numpy"]
     assert torch.equal(before["torch"], after["torch"])
-    _assert_equal(plain.state_dict(), studied.state_dict())
+    assert_equal(plain.state_dict(), studied.state_dict())
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        _assert_equal(before["checkpoint"][part], after["checkpoint"][part])
+        assert_equal(before["checkpoint"][part], after["checkpoint"][part])
     assert plain.training == studied.training
     assert [p.requires_grad for p in plain.parameters()] == [p.requires_grad for p in studied.parameters()]
     assert not [module for module in studied.modules() if module._forward_hooks]
-
-
-def _assert_equal(left: Any, right: Any) -> None:  # Any: whatever a checkpoint nests
-    if isinstance(left, Tensor):
-        assert torch.equal(left, right)
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys()
-        for key in left:
-            _assert_equal(left[key], right[key])
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right)
-        for one, other in zip(left, right, strict=True):
-            _assert_equal(one, other)
-    else:
-        assert left == right
 
 
 def _fail(*_args: object, **_kwargs: object) -> None:

@@ -25,6 +25,7 @@ from qcal.functional.proper_scores import nll
 from qcal.functional.temperature import TemperatureFit, fit_temperature
 from qcal.models import CifarResNet
 from qcal.tasks import Classifier
+from tests.support.equality import assert_equal
 
 KEY = "TemperatureScaling"
 
@@ -197,7 +198,7 @@ def test_calibrated_probabilities_are_the_softmax_of_scaled_logits(tmp_path: Pat
     weights = copy.deepcopy(module.state_dict())
     probs = callback.predict_probs(module, images)
     assert modes == [part.training for part in module.modules()]
-    _assert_equal(weights, module.state_dict())
+    assert_equal(weights, module.state_dict())
     module.eval()
     with torch.no_grad():
         assert torch.allclose(probs, callback.predict(module(images)))
@@ -228,9 +229,9 @@ def test_training_and_random_state_are_bit_for_bit_those_of_a_run_without_it(
     assert before["python"] == after["python"]
     assert before["numpy"] == after["numpy"]
     assert torch.equal(before["torch"], after["torch"])
-    _assert_equal(plain.state_dict(), scaled.state_dict())
+    assert_equal(plain.state_dict(), scaled.state_dict())
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
-        _assert_equal(before["checkpoint"][part], after["checkpoint"][part])
+        assert_equal(before["checkpoint"][part], after["checkpoint"][part])
     assert [part.training for part in plain.modules()] == [part.training for part in scaled.modules()]
     assert [p.requires_grad for p in plain.parameters()] == [p.requires_grad for p in scaled.parameters()]
 
@@ -238,21 +239,6 @@ def test_training_and_random_state_are_bit_for_bit_those_of_a_run_without_it(
 def _draw_and_fail(*_args: object) -> None:
     torch.rand(3)
     raise ValueError("no such optimum")
-
-
-def _assert_equal(left: Any, right: Any) -> None:  # Any: whatever a checkpoint nests
-    if isinstance(left, Tensor):
-        assert torch.equal(left, right)
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys()
-        for key in left:
-            _assert_equal(left[key], right[key])
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right)
-        for one, other in zip(left, right, strict=True):
-            _assert_equal(one, other)
-    else:
-        assert left == right
 
 
 def test_a_failed_fit_is_told_and_training_counts(

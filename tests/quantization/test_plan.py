@@ -378,23 +378,6 @@ def test_activations_that_overflow_are_refused_by_the_name_of_the_layer() -> Non
         plan.run("float", torch.full((2, 4), 3e38))
 
 
-def test_a_batch_norm_that_stays_is_reported() -> None:
-    network = Forward(lambda m, x: m.fc(m.norm(x)), norm=nn.BatchNorm1d(4), fc=nn.Linear(4, 2)).eval()
-    plan = prepare(network, torch.randn(2, 4))
-    assert [norm.name for norm in plan.unfolded] == ["norm"]
-    assert "not folded: norm: no convolution" in plan.summary()
-
-
-def test_the_summary_lists_every_quantizer_with_its_range(observed: Plan) -> None:
-    lines = observed.summary().splitlines()
-    assert lines[0].split() == ["quantizer", "shape", "minimum", "maximum"]
-    assert [line.split()[0] for line in lines[1:11]] == [quantizer.name for quantizer in observed.quantizers]
-    assert lines[10].startswith("fc (logits)")
-    assert f"{observed.statistics['conv1'].maximum:.4g}" in lines[2]
-    assert lines[11] == "10 activation quantizers, 7 layers with quantized weights"
-    assert lines[12].startswith("in float: adaptive_avg_pool2d")
-
-
 def test_a_graph_that_insists_on_the_usual_layout_gets_it() -> None:
     network = Forward(
         lambda m, x: m.fc(m.conv(x).as_strided((x.shape[0], 256), (256, 1))),

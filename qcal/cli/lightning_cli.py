@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
 from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
 from qcal.cli.errors import UsageError
-from qcal.cli.parser import Parser
+from qcal.cli.parser import Parser, readable
 from qcal.cli.run import RunOptions, WandbOptions, choose_run_folder, make_loggers
 from qcal.data import ImageDataModule
 from qcal.tasks import Classifier, check_fit
@@ -98,7 +98,7 @@ class QcalCLI(LightningCLI):
             self._get(self.config_init, "ptq").find_network(self.model)
             check_fit(self.model, self.datamodule, self.subcommand or "fit")
         except _INPUT_ERRORS as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(readable(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # Any: the Trainer's arguments, as in the base class
         """The trainer, with the run's folder, its loggers and its progress bar."""

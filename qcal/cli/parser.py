@@ -17,7 +17,7 @@ _ROOMS = {"model.loss": "qcal.losses", "model.model": "qcal.models", "data": "qc
 _NOISE = re.compile(
     r"^\s*(-\s*)?(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|"
     r"Expected a <class 'NoneType'>|"
-    r"Expected a path but .*|Given value type: .*|Given value: NestedArg.*)\s*$"
+    r"Expected a path but .*|Given value type: .*|Given value: (NestedArg|Namespace).*)\s*$"
 )
 
 
@@ -85,7 +85,9 @@ def readable(message: str, limit: int = 1200) -> str:
         Parser key 'model.loss':
             - Expected a dot import path string: FocalLos
     """
-    text = "\n".join(line for line in message.splitlines() if line.strip() and not _NOISE.match(line))
+    lines = [line for line in message.splitlines() if line.strip() and not _NOISE.match(line)]
+    # One complaint that is left over from a list of alternatives is no list.
+    text = lines[0].strip().removeprefix("- ") if len(lines) == 1 else "\n".join(lines)
     return text if len(text) <= limit else f"{text[:limit].rstrip()} ..."
 
 

@@ -136,6 +136,12 @@ def test_a_run_can_be_resumed_in_its_folder(folder: Path) -> None:
         (["fit", "--data", "CIFAR100", "--data.root", "nowhere", "--data.download", "false"], "nowhere"),
         (["fit", "--data", "ImageFolder", "--data.root", "nowhere"], "nowhere"),
         (["fit", "--model.model.init_args.num_classes", "5"], "10 classes, got 5"),
+        (
+            ["fit", "--model.loss", "FocalLoss", "--model.loss.gamma", "-1"],
+            "error: `gamma` must be a number in [0, inf)",
+        ),
+        (["fit", "--data.noise_std", "-1"], "error: `noise_std` must be at least 0 and finite, got -1.0."),
+        (["fit", "--model.model", "qcal.models.torchvision_model", "--model.model.name", "resnet81"], "resnet18"),
         (["fit", "--model.weights", "nowhere.pt"], "nowhere.pt"),
         (["fit", "--ptq.network", "backbone"], "got 'backbone'. Its direct submodules are: model"),
         (["fit", "--model.model", "torch.nn.Identity"], "(N, C)"),
@@ -155,6 +161,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(
     assert message in error
     assert error.count("qcal: error:") == 1
     assert "Traceback" not in error
+    assert "Union subtypes" not in error
     assert list(folder.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qcal.losses import BrierLoss, ConfidencePenaltyLoss, FLSDLoss, FocalLoss, LabelSmoothingLoss, RegimeLoss
+from tests.functional.test_golden_metrics import LOSSES
 
 CASES = {
     "nll": FocalLoss(gamma=0.0),
@@ -19,6 +20,12 @@ CASES = {
     "confidence_penalty_0.1_as_ce_plus_w_logK_minus_H": ConfidencePenaltyLoss(penalty_weight=0.1),
     "brier_score": BrierLoss(),
 }
+
+
+def test_no_loss_of_the_reference_case_is_left_out(reference_dir: Path) -> None:
+    stored = json.loads((reference_dir / "golden_metrics.json").read_text())["random_case"]
+    of_losses = {key for key in stored if key.startswith(LOSSES)}
+    assert of_losses == {key for key in CASES if key not in ("nll", "brier_score")}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

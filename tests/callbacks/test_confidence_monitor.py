@@ -1,16 +1,15 @@
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import wandb
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from qcal.functional.smooth_calibration import smooth_ece
 from qcal.models import CifarResNet
 from qcal.plots import reliability_figure
 from qcal.tasks import Classifier
+from tests.support.wandb_file import read_run
 
 
 def _classifier() -> Classifier:
@@ -154,18 +154,25 @@ def test_diagrams_come_every_n_epochs_and_show_all_val_predictions(
     assert torch.allclose(drawn["epoch 3"].gap, expected.gap, atol=1e-6)
 
 
-def test_the_picture_goes_to_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[dict[str, Any]] = []  # Any: whatever wandb logs
-
-    class WandbLogger(CSVLogger):
-        @property
-        def experiment(self) -> Any:  # a stand-in
-            return SimpleNamespace(log=sent.append, log_metrics=lambda *_: None, save=lambda: None)
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=lambda figure: ("image", type(figure).__name__)))
-    callback = ConfidenceMonitor(["ece"], diagram_every_n_epochs=1)
-    _trainer(tmp_path, callback, logger=WandbLogger(tmp_path)).fit(_classifier(), datamodule=_data())
-    assert sent == [{"confidence/reliability": ("image", "Figure"), "trainer/global_step": 2}]
+def test_a_weights_and_biases_run_holds_scores_and_pictures_of_each_epoch(
+    tmp_path: Path, offline_wandb: WandbLogger
+) -> None:
+    module, callback = _classifier(), ConfidenceMonitor(["nll", "overconfidence"], diagram_every_n_epochs=2)
+    _trainer(tmp_path, callback, max_epochs=4, logger=offline_wandb).fit(module, datamodule=_data())
+    wandb.finish()
+    run = read_run(tmp_path)
+    rows = [row for row in run.history if "confidence/nll" in row]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    logits, target = _val_logits(module)
+    assert rows[-1]["confidence/nll"] == pytest.approx(nll(logits, target).item(), abs=1e-6)
+    assert all("confidence/overconfidence" in row for row in rows)
+    pictures = [row for row in run.history if "confidence/reliability" in row]
+    assert [row["trainer/global_step"] for row in pictures] == [4, 8]  # two steps an epoch
+    for row in pictures:
+        picture = row["confidence/reliability"]
+        assert picture["_type"] == "image-file"
+        (file,) = tmp_path.rglob(picture["path"])
+        assert file.stat().st_size == picture["size"] > 10_000
 
 
 def test_other_callbacks_can_act_on_the_scores(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wandb
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -26,6 +27,7 @@ from qcal.functional.temperature import TemperatureFit, fit_temperature
 from qcal.models import CifarResNet
 from qcal.tasks import Classifier
 from tests.support.equality import assert_equal
+from tests.support.wandb_file import read_run
 
 KEY = "TemperatureScaling"
 
@@ -112,6 +114,20 @@ def test_value_and_scores_before_and_after_are_logged_once(tmp_path: Path) -> No
     )
     assert expected["temperature/nll_after"] < expected["temperature/nll_before"]
     assert int(row["step"]) == 4
+
+
+def test_a_weights_and_biases_run_holds_them_in_one_row_and_in_its_summary(
+    tmp_path: Path, offline_wandb: WandbLogger
+) -> None:
+    callback, _ = _fitted(tmp_path, logger=offline_wandb)
+    wandb.finish()
+    run = read_run(tmp_path)
+    assert callback.result is not None
+    figures = callback.result.figures()
+    (row,) = [row for row in run.history if "temperature/value" in row]
+    assert {key: value for key, value in row.items() if key.startswith("temperature/")} == figures
+    assert row["trainer/global_step"] == 4
+    assert {key: run.summary[key] for key in figures} == figures
 
 
 @pytest.mark.parametrize("name", ["last", "epoch=0", "epoch=1"])

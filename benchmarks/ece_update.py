@@ -1,10 +1,18 @@
 """How long one ECE update takes, in units of the softmax of the same logits; beside torchmetrics.
 
-Each of `--repeats` rounds times, one after another: `torch.softmax(logits, 1)`, the update of qcal's
-`ExpectedCalibrationError`, and the update of torchmetrics' `MulticlassCalibrationError` (with its checks off, which is
-its faster way). Printed are the median over rounds of each time and of each round's ratio, so that a change of clock
-speed between rounds cancels; and the fastest time of each with their ratio, which a busy machine measures better. The
-logits are those of a network that is right on two samples in three: many predictions equal the target, as in use.
+Timed are `torch.softmax(logits, 1)`, the update of qcal's `ExpectedCalibrationError`, the update of torchmetrics'
+`MulticlassCalibrationError` (with its checks off, which is its faster way), and the least that an update made of torch
+operators has to do: softmax into a table that is used again for each slice, and the largest entry of each row. Each is
+timed in two states of the machine:
+
+- repeated: the same work ran just before, so code and logits are where it left them. This is the cost of the work.
+- in turn: the others ran in between, and the caches hold what they left. This is nearer to use between two batches of a
+  network; there the many small operators of an update wait for their own code, and the order of the rows matters.
+
+Printed are the median over `--repeats` rounds of each time and of each round's ratio, so that a change of clock speed
+between rounds cancels; and the fastest time. On a busy machine the ratios are too large: each of the parallel regions
+of an update waits for a core that another process has. The logits are those of a network that is right on two samples
+in three: many predictions equal the target, as in use.
 
     python benchmarks/ece_update.py --threads 2
 """
@@ -15,9 +23,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
+from qcal.functional.top_label import row_slices
 from qcal.metrics import ExpectedCalibrationError
+
+Work = dict[str, Callable[[], object]]
 
 
 def main() -> None:
@@ -29,30 +41,17 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    logits, target = example(arguments.samples, arguments.classes)
-    ours = ExpectedCalibrationError()
-    theirs = MulticlassCalibrationError(num_classes=arguments.classes, n_bins=15, validate_args=False)
-
-    def their_update() -> None:
-        theirs.update(logits, target)
-        theirs.reset()  # it keeps every sample
-
-    work: dict[str, Callable[[], object]] = {
-        "softmax": lambda: torch.softmax(logits, dim=1),
-        "qcal": lambda: ours.update(logits, target),
-        "torchmetrics": their_update,
-    }
-    times = measure(work, arguments.repeats)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, logits {tuple(logits.shape)} float32")
-    for name, column in times.items():
-        ratio = statistics.median(own / base for own, base in zip(column, times["softmax"], strict=True))
-        print(
-            f"{name:>13}: median {1e3 * statistics.median(column):7.2f} ms, {ratio:5.2f} x softmax;"
-            f" fastest {1e3 * min(column):7.2f} ms, {min(column) / min(times['softmax']):5.2f} x softmax"
-        )
+    work = updates(*example(arguments.samples, arguments.classes))
+    print(
+        f"torch {torch.__version__}, {arguments.threads} threads, "
+        f"logits ({arguments.samples}, {arguments.classes}) float32"
+    )
+    for state, warm_up in (("repeated", True), ("in turn", False)):
+        print(state)
+        report(measure(work, arguments.repeats, warm_up=warm_up))
 
 
-def example(num_samples: int, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def example(num_samples: int, num_classes: int) -> tuple[Tensor, Tensor]:
     """Logits `(N, C)` and targets `(N,)`, two in three of them predicted right."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(num_samples, num_classes, generator=generator)
@@ -62,16 +61,52 @@ def example(num_samples: int, num_classes: int) -> tuple[torch.Tensor, torch.Ten
     return logits, target
 
 
-def measure(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round, after one round to warm up."""
+def updates(logits: Tensor, target: Tensor) -> Work:
+    """What is timed; the first is the unit."""
+    ours = ExpectedCalibrationError()
+    theirs = MulticlassCalibrationError(num_classes=logits.shape[1], n_bins=15, validate_args=False)
+
+    def their_update() -> None:
+        theirs.update(logits, target)
+        theirs.reset()  # it keeps every sample
+
+    def least() -> None:
+        slices = row_slices(logits)
+        table, largest = torch.empty_like(slices[0]), logits.new_empty(len(slices[0]))
+        for part in slices:
+            torch.softmax(part, dim=1, out=table[: len(part)])
+            torch.amax(table[: len(part)], dim=1, out=largest[: len(part)])
+
+    return {
+        "softmax": lambda: torch.softmax(logits, dim=1),
+        "least": least,
+        "qcal": lambda: ours.update(logits, target),
+        "torchmetrics": their_update,
+    }
+
+
+def measure(work: Work, repeats: int, *, warm_up: bool) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(repeats + 1):
         for name, run in work.items():
+            if warm_up:
+                run()
             start = time.perf_counter()
             run()
             if turn:
                 times[name].append(time.perf_counter() - start)
     return times
+
+
+def report(times: dict[str, list[float]]) -> None:
+    unit = next(iter(times.values()))
+    for name, column in times.items():
+        ratio = statistics.median(own / base for own, base in zip(column, unit, strict=True))
+        print(
+            f"{name:>13}: median {1e3 * statistics.median(column):7.2f} ms, {ratio:5.2f} x softmax;"
+            f" fastest {1e3 * min(column):7.2f} ms, {min(column) / min(unit):5.2f} x softmax"
+        )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ __all__ = ["confidence_and_correct", "row_slices", "top_class"]
 # A slice of this many logits (8 MB in float32) stays in a CPU's cache between the passes over it; smaller slices cost
 # more in calls than they save.
 _SLICE_NUMBERS = 1 << 21
-# Two probabilities closer than this (relative) are told apart by their logits: softmax may round them together.
-_NEAR_TIE = 1e-3
+# Two probabilities closer than this are told apart by their logits: softmax may round them together, or apart, by a few
+# units in the last place of float32.
+_NEAR_TIE = 1e-5
 
 
 def confidence_and_correct(logits: Tensor, target: Tensor, *, validate: bool = True) -> tuple[Tensor, Tensor]:
@@ -43,22 +44,28 @@ def confidence_and_correct(logits: Tensor, target: Tensor, *, validate: bool = T
     """
     check_rows(logits, "logits")
     check_class_target(target, logits.shape[0])
-    num_classes = logits.shape[1]
-    with torch.no_grad():
-        at = target.clamp(0, num_classes - 1)
-        confidence, correct = (_score_by_rivals if logits.device.type == "cpu" else _score_by_argmax)(logits, at)
-        in_range = at == target
-        # One look at the device; who is to blame is found out only if there is something to blame.
-        if validate and not bool((confidence <= 1).all() & in_range.all()):
-            raise_if_bad_rows(confidence, target, num_classes)
+    logits, num_classes = logits.detach(), logits.shape[1]
+    at = target.clamp(0, num_classes - 1)
+    in_range = at == target
+    if logits.device.type == "cpu":
+        own, rival = _own_and_rival(logits, at)
+        lead, confidence = own - rival, torch.maximum(own, rival)
+        correct = lead > 0
+        # The usual batch ends here: no tie, no class that does not exist, and (NaN is above nothing) no NaN.
+        if bool(((lead.abs_() > _NEAR_TIE) & in_range).all()):
+            return confidence, correct
+        near = lead <= _NEAR_TIE
+        correct[near] = logits[near].argmax(dim=1) == at[near]
+    else:
+        confidence, correct = _score_by_argmax(logits, at)
+    if validate:
+        raise_if_bad_rows(confidence, target, num_classes)
     return confidence, correct & in_range
 
 
 def row_slices(logits: Tensor) -> tuple[Tensor, ...]:
     """The rows in slices that stay in a CPU's cache between the passes over them; on other devices all rows at once."""
-    if logits.device.type != "cpu":
-        return (logits,)
-    return torch.split(logits, max(1, _SLICE_NUMBERS // logits.shape[1]))
+    return (logits,) if logits.device.type != "cpu" else torch.split(logits, _rows_per_slice(logits))
 
 
 def top_class(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,33 +74,37 @@ def top_class(rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.softmax(lift_half(rows), dim=1).gather(1, prediction).clamp(max=1), prediction
 
 
+def _rows_per_slice(logits: Tensor) -> int:
+    return max(1, min(logits.shape[0], _SLICE_NUMBERS // logits.shape[1]))
+
+
 def _score_by_argmax(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     confidence, prediction = top_class(logits)
     return confidence.squeeze(1), prediction.squeeze(1) == at
 
 
-def _score_by_rivals(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence and correctness `(N,)`, from the target's probability and the largest of the others."""
-    slices = row_slices(logits)
-    rows, num_classes = slices[0].shape
-    own, rival = (lift_half(logits[:1]).new_empty(len(at)) for _ in range(2))
+def _own_and_rival(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The target's probability and the largest of the others, `(N,)` each; NaN where the row has no softmax."""
+    (size, num_classes), rows = logits.shape, _rows_per_slice(logits)
+    own, rival = (lift_half(logits[:1]).new_empty(size) for _ in range(2))
     table = own.new_empty(rows, num_classes)  # one for all slices: fresh memory would cost as much as a pass over it
-    first = torch.arange(rows) * num_classes
-    for part, column, own_part, rival_part in zip(
-        slices, *(torch.split(each, rows) for each in (at, own, rival)), strict=True
-    ):
-        probs = torch.softmax(lift_half(part), dim=1, out=table[: len(part)])
-        place = first[: len(part)] + column
-        torch.take(probs, place, out=own_part)
-        probs.view(-1).index_fill_(0, place, -1.0)
-        torch.amax(probs, dim=1, out=rival_part)
-    return _decided(logits, at, own, rival)
+    flat, bits, first = table.view(-1), _as_integers(table), torch.arange(0, table.numel(), num_classes)
+    rival_bits = _as_integers(rival)
+    for start in range(0, size, rows):
+        part = slice(start, start + rows)
+        if start + rows > size:
+            table, bits, first = table[: size - start], bits[: size - start], first[: size - start]
+        torch.softmax(lift_half(logits[part]), dim=1, out=table)
+        place = first + at[part]
+        torch.take(flat, place, out=own[part])
+        flat.index_fill_(0, place, -1.0)
+        torch.amax(bits, dim=1, out=rival_bits[part])
+    return own, rival  # at most 1 without clamping: each is one summand of a sum of what is not negative, over that sum
 
 
-def _decided(logits: Tensor, at: Tensor, own: Tensor, rival: Tensor) -> tuple[Tensor, Tensor]:
-    correct = own > rival * (1 + _NEAR_TIE)
-    unclear = (own > rival * (1 - _NEAR_TIE)) & ~correct
-    near = unclear.nonzero().squeeze(1)
-    if near.numel():
-        correct[near] = logits[near].argmax(dim=1) == at[near]
-    return torch.maximum(own, rival).clamp_(max=1), correct
+def _as_integers(values: Tensor) -> Tensor:
+    """The bits of floats that are not negative, or -1: ordered as the floats are, and their maximum costs less.
+
+    NaN stays NaN where it fills the row, as softmax leaves it.
+    """
+    return values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)

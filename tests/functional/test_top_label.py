@@ -27,6 +27,20 @@ def test_correctness_is_that_of_argmax_through_ties_and_near_ties(dtype: torch.d
     torch.testing.assert_close(confidence, confidence_from_logits(logits)[0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_confidence_is_that_of_the_plain_function_to_the_last_bit(dtype: torch.dtype) -> None:
+    logits, target = random_logits(2000, 30)
+    logits = logits.to(dtype)
+    assert torch.equal(confidence_and_correct(logits, target)[0], confidence_from_logits(logits)[0])
+
+
+def test_a_class_at_minus_infinity_can_be_the_target() -> None:
+    logits = torch.tensor([[0.0, float("-inf"), 0.0], [float("-inf"), 2.0, float("-inf")]])
+    confidence, correct = confidence_and_correct(logits, torch.tensor([1, 1]))
+    assert confidence.tolist() == [0.5, 1.0]
+    assert correct.tolist() == [False, True]
+
+
 def test_slices_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = random_logits(101, 7)
     whole = confidence_and_correct(logits, target)

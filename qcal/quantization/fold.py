@@ -21,13 +21,14 @@ from qcal.quantization.operators import (
     BATCH_NORMS,
     LAYERS,
     TRANSPOSED_CONVOLUTIONS,
-    add_tensor,
     argument,
     aten,
     channel_axis,
     constant,
+    give_own,
     kind,
 )
+from qcal.quantization.rules import PlacementName, rules_of
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,15 @@ class Unfolded:
     reason: str
 
 
-def fold_batch_norms(module: GraphModule) -> list[Unfolded]:
+def fold_batch_norms(module: GraphModule, placement: PlacementName = "graph") -> list[Unfolded]:
     """Fold every batch norm of the graph that directly follows a layer nobody else reads; change `module` in place.
 
     The arithmetic is float64, the result float32, so folding moves the logits by float rounding only.
+
+    Args:
+        module: An exported and simplified graph.
+        placement: "graph" (default) folds what can be folded, "xia2021" leaves projection shortcuts; see
+            `qcal.quantization.rules`.
 
     Returns:
         The batch norms that stay, with the reason, in the order of the graph.
@@ -59,10 +65,11 @@ def fold_batch_norms(module: GraphModule) -> list[Unfolded]:
         >>> fold_batch_norms(graph)
         [Unfolded(name='3', reason='no convolution or linear layer directly in front of it')]
     """
+    rules = rules_of(placement)
     unfolded = []
     for node in list(module.graph.nodes):
         if kind(node) in BATCH_NORMS:
-            reason = _fold(module, node)
+            reason = rules.keeps_norm(node) or _fold(module, node)
             if reason is not None:
                 unfolded.append(Unfolded(layer_name(node), reason))
     module.graph.eliminate_dead_code()
@@ -73,8 +80,10 @@ def fold_batch_norms(module: GraphModule) -> list[Unfolded]:
 def _fold(module: GraphModule, norm: Node) -> str | None:
     """Fold one batch norm, or say why not."""
     layer = norm.args[0]
-    if not isinstance(layer, Node) or kind(layer) not in LAYERS or not _normalises_channels(layer):
+    if not isinstance(layer, Node) or kind(layer) not in LAYERS:
         return "no convolution or linear layer directly in front of it"
+    if not _normalises_channels(layer):
+        return f"it does not normalise the output channels of {layer_name(layer)}"
     if len(layer.users) > 1:
         return f"the output of {layer_name(layer)} is also read elsewhere"
     if kind(layer) in TRANSPOSED_CONVOLUTIONS and argument(layer, "groups", 1) != 1:
@@ -86,12 +95,7 @@ def _fold(module: GraphModule, norm: Node) -> str | None:
         return "it uses the statistics of the batch, not running ones"
     if weight is None or (bias is None and argument(layer, "bias") is not None):
         return f"the weights of {layer_name(layer)} are computed from its input"
-    factor, offset = statistics
-    shape = [1] * weight.dim()
-    shape[channel_axis(layer)] = -1
-    new_weight = weight.double() * factor.reshape(shape)
-    new_bias = offset if bias is None else bias.double() * factor + offset
-    _set_weights(module, layer, new_weight.to(weight.dtype), new_bias.to(weight.dtype))
+    _set_weights(module, layer, *folded(weight, bias, *statistics, channel_axis=channel_axis(layer)))
     norm.replace_all_uses_with(layer)
     module.graph.erase_node(norm)
     return None
@@ -105,11 +109,34 @@ def _affine_map(norm: Node, module: GraphModule) -> tuple[Tensor, Tensor] | None
         return None
     gamma, beta = constant(module, argument(norm, "weight")), constant(module, argument(norm, "bias"))
     eps = argument(norm, "eps")
-    factor = torch.rsqrt(variance.double() + (eps if isinstance(eps, float) else 0.0))
+    return channel_map(mean, variance, gamma, beta, eps if isinstance(eps, float) else 0.0)
+
+
+def channel_map(
+    mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Batch norm in eval mode as a factor and an offset of each channel, both float64 (C,)."""
+    factor = torch.rsqrt(variance.double() + eps)
     if gamma is not None:
         factor = factor * gamma.double()
     offset = -mean.double() * factor
     return factor, offset if beta is None else offset + beta.double()
+
+
+def folded(
+    weight: Tensor, bias: Tensor | None, factor: Tensor, offset: Tensor, *, channel_axis: int
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer that computes `layer(x) * factor + offset`, in the dtype of `weight`.
+
+    Example:
+        >>> folded(torch.ones(2, 1), None, torch.tensor([2.0, 3.0]), torch.tensor([0.5, 0.0]), channel_axis=0)
+        (tensor([[2.], [3.]]), tensor([0.5000, 0.0000]))
+    """
+    shape = [1] * weight.dim()
+    shape[channel_axis] = -1
+    new_weight = weight.double() * factor.double().reshape(shape)
+    new_bias = offset if bias is None else bias.double() * factor + offset
+    return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
 
 
 def _normalises_channels(layer: Node) -> bool:
@@ -120,10 +147,5 @@ def _normalises_channels(layer: Node) -> bool:
 
 def _set_weights(module: GraphModule, layer: Node, weight: Tensor, bias: Tensor) -> None:
     """Give the layer tensors of its own: another layer may share the old ones but not the batch norm."""
-    stem = f"folded_{layer.name}"
-    layer.update_arg(1, add_tensor(module, layer, f"{stem}_weight", weight))
-    bias_node = add_tensor(module, layer, f"{stem}_bias", bias)
-    if len(layer.args) > 2:
-        layer.update_arg(2, bias_node)
-    else:
-        layer.update_kwarg("bias", bias_node)
+    give_own(module, layer, "weight", weight, target=f"folded_{layer.name}_weight")
+    give_own(module, layer, "bias", bias, target=f"folded_{layer.name}_bias")

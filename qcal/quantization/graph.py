@@ -18,6 +18,8 @@ from torch.fx.graph import CodeGen
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from qcal.quantization.export_error import explain_export_error
+
 # Largest |difference| over largest |logit| that float arithmetic in another order may cause; a wrong graph is far off.
 AGREEMENT = 1e-4
 
@@ -44,17 +46,47 @@ def export_graph(model: nn.Module, example_input: Tensor) -> GraphModule:
         >>> graph(torch.randn(5, 3, 8, 8)).shape
         torch.Size([5, 10])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    check_module(model)
     # Drawing random numbers in eval mode is the network's right; moving the caller's generator is not ours.
     with plain_mode(device_of(model)), torch.random.fork_rng(cuda_devices(model)):
-        network = float_copy(model)
-        example = example_batch(example_input, network)
-        # Clones, because a forward may write to its input.
-        expected = check_logits(network(example.clone()), len(example), name=type(unwrap(model)).__name__)
+        network, example, expected = checked_copy(model, example_input)
         graph = _export(network, example)
         check_agreement(graph(example.clone()), expected, of="The exported graph")
     return graph
+
+
+def check_module(model: object) -> None:
+    """Raise TypeError unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+
+
+def checked_copy(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """A float copy of `model`, the example it is tried on, and the logits it gave.
+
+    Raises:
+        TypeError: `model` does not return a tensor.
+        ValueError: its weights or its output hold NaN or infinity, or its output is not a floating (N, C) tensor.
+    """
+    network = float_copy(model)
+    check_weights(network)
+    example = example_batch(example_input, network)
+    # A clone, because a forward may write to its input.
+    return network, example, check_logits(network(example.clone()), len(example), name=type(unwrap(model)).__name__)
+
+
+def check_weights(network: nn.Module) -> None:
+    """Raise ValueError unless all parameters and running statistics of a network are finite; name those that are not.
+
+    Other buffers may hold infinity on purpose: the masks of attention do.
+    """
+    statistics = ((n, b) for n, b in network.named_buffers() if n.endswith(("running_mean", "running_var")))
+    bad = [n for n, value in (*network.named_parameters(), *statistics) if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise ValueError(
+            f"`model` must have finite weights, got NaN or infinity in {', '.join(map(repr, bad[:5]))}"
+            f"{f' and {len(bad) - 5} more' if len(bad) > 5 else ''}. Did the training diverge?"
+        )
 
 
 def example_batch(example_input: Tensor, model: nn.Module) -> Tensor:
@@ -152,12 +184,7 @@ def _export(network: nn.Module, example: Tensor) -> GraphModule:
             warnings.filterwarnings("ignore", message="The tensor attribute")
             program = export(network, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     except Exception as error:  # a dozen types come out of torch.export; each means the same to the caller
-        cause = str(error).strip().splitlines()
-        raise ValueError(
-            f"`model` must be exportable with torch.export for any batch size, but {type(network).__name__} is not: "
-            f"{cause[0] if cause else type(error).__name__}. The exception above names the line; rewrite it without "
-            "control flow that depends on the values or the number of images."
-        ) from error
+        raise ValueError(explain_export_error(network, example, error)) from error
     # Guards on the image size are left out: the plan checks it, with a message for people.
     exported = program.module(check_guards=False)
     if not isinstance(exported, GraphModule):

@@ -17,11 +17,13 @@ def layer_name(node: Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path, module_type = next(reversed(stack.values()), ("", ""))
     path = re.sub(r"@\d+", "", path)  # export marks the second call of a module
-    if path and str(module_type).startswith(("torch.nn.", "<class 'torch.nn.")):
+    type_name = str(module_type)
+    is_torchs = type_name.startswith(("torch.nn.", "<class 'torch.nn."))
+    if path and is_torchs and "MultiheadAttention" not in type_name:  # that one is many operations
         return path
     weight = node.args[1] if len(node.args) > 1 else None
-    if isinstance(weight, Node) and weight.op == "get_attr" and str(weight.target).endswith(".weight"):
-        return str(weight.target).removesuffix(".weight")
+    if isinstance(weight, Node) and weight.op == "get_attr" and str(weight.target).endswith((".weight", "_weight")):
+        return str(weight.target).removesuffix("weight")[:-1]
     return f"{path}.{operation_name(node)}" if path else operation_name(node)
 
 

@@ -5,6 +5,8 @@ that only move numbers and so keep the scale of what they move. Anything else is
 """
 
 import operator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +87,19 @@ KEEPS_SCALE = {
     aten.upsample_nearest2d,
     operator.getitem,
 }
+# Averages of stored integers are rounded to the scale of what they read: in the backends both share an observer (fbgemm
+# and x86 in torch.ao's backend config: OUTPUT_SHARE_OBSERVER_WITH_INPUT; X86InductorQuantizer: SharedQuantizationSpec).
+AVERAGES = {
+    aten.avg_pool1d,
+    aten.avg_pool2d,
+    aten.avg_pool3d,
+    aten.adaptive_avg_pool1d,
+    aten.adaptive_avg_pool2d,
+    aten.adaptive_avg_pool3d,
+    aten.mean,
+}
+# Products of two tensors that depend on the images: integers in, float out.
+PRODUCTS = {aten.matmul, aten.bmm, aten.mm, aten.baddbmm, aten.einsum}
 # Read the shape of a tensor and none of its numbers.
 _READS_SHAPE_ONLY = {
     aten.new_zeros,
@@ -113,6 +128,15 @@ def argument(node: Node, name: str, default: Argument = None) -> Argument:
     names = [a.name for a in schema.arguments] if schema is not None else []
     position = names.index(name) if name in names else len(node.args)
     return node.args[position] if position < len(node.args) else default
+
+
+def keeps_scale(node: Node) -> bool:
+    """Whether an operation leaves the stored integers of its input as they are.
+
+    A product with a number does: it is the scale that is multiplied.
+    """
+    by_number = kind(node) in (aten.mul, aten.div) and len(node.args) == 2 and isinstance(node.args[1], int | float)
+    return kind(node) in KEEPS_SCALE or by_number
 
 
 def channel_axis(layer: Node) -> int:
@@ -157,6 +181,11 @@ def constant(module: GraphModule, source: Argument) -> Tensor | None:
     return value.detach() if isinstance(value, Tensor) else None
 
 
+def attribute(source: Argument) -> str | None:
+    """The dotted name of the tensor that a node fetches; None if it does anything else."""
+    return str(source.target) if isinstance(source, Node) and source.op == "get_attr" else None
+
+
 def get_tensor(module: nn.Module, target: str) -> Tensor:
     """The parameter or buffer under a dotted name."""
     owner, _, name = target.rpartition(".")
@@ -183,6 +212,17 @@ def add_tensor(module: GraphModule, before: Node, target: str, value: Tensor) ->
     return node
 
 
+def give_own(module: GraphModule, layer: Node, name: str, value: Tensor, *, target: str) -> str:
+    """Make a new tensor of the graph, stored under `target`, the argument `name` of a layer; return `target`."""
+    node = add_tensor(module, layer, target, value)
+    position = {"weight": 1, "bias": 2}[name]
+    if len(layer.args) > position:
+        layer.update_arg(position, node)
+    else:
+        layer.update_kwarg(name, node)
+    return target
+
+
 def _ancestors(source: Node) -> set[Node]:
     needed = {source}
     waiting = [source]
@@ -191,3 +231,16 @@ def _ancestors(source: Node) -> set[Node]:
         needed.update(fresh)
         waiting.extend(fresh)
     return needed
+
+
+@contextmanager
+def bound(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors under these names for the length of a with block; afterwards the very same ones as before."""
+    before = {target: get_tensor(module, target) for target in tensors}
+    try:
+        for target, value in tensors.items():
+            set_tensor(module, target, value)
+        yield
+    finally:
+        for target, value in before.items():
+            set_tensor(module, target, value)

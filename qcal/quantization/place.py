@@ -1,88 +1,35 @@
-"""Decide where a graph is quantized, and put the quantizers there.
-
-Quantized is what an int8 backend would store, and nothing twice:
-
-- the input;
-- the output of every convolution and linear layer, and of every add, mul and cat, after the activation function that
-  alone reads it (the activation is computed before the result is stored);
-- the output of every batch norm that could not be folded and of every activation that could not be fused, likewise.
-
-Max-pooling, reshaping, slicing, padding, and ReLU of a stored tensor keep the scale of what they read. All other
-arithmetic (average pooling, softmax, layer norm, attention, division...) is left in float, and reported.
-
-The tensor that becomes the logits has a quantizer too; whether it is used is a part of the setting.
-"""
-
-from dataclasses import dataclass
+"""Put quantizers into a graph, at the sites that `qcal.quantization.sites` finds."""
 
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
-from qcal.quantization.names import Names, layer_name, operation_name
+from qcal.quantization.layers import find_layers
+from qcal.quantization.names import Names, layer_name
 from qcal.quantization.operators import (
     ACTIVATIONS,
+    AVERAGES,
     BATCH_NORMS,
-    KEEPS_SCALE,
     LAYERS,
     MERGES,
-    TRANSPOSED_CONVOLUTIONS,
-    add_tensor,
-    argument,
-    channel_axis,
-    constant,
     data_dependent,
-    is_floating,
+    keeps_scale,
     kind,
 )
+from qcal.quantization.placement import Placement, StoredTensor
 from qcal.quantization.quantizer import Quantizer
-
-_STORES_ITS_OUTPUT = LAYERS | MERGES | BATCH_NORMS
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer whose weights can be quantized.
-
-    Args:
-        name: Qualified name of the layer.
-        target: Where the graph keeps its weight; two layers may share it.
-        channel_axis: Axis of the output channels in that weight.
-    """
-
-    name: str
-    target: str
-    channel_axis: int
+from qcal.quantization.rules import PlacementName, rules_of
+from qcal.quantization.sites import Sites, find_sites
 
 
-@dataclass(frozen=True)
-class FloatOperation:
-    """Arithmetic that no setting quantizes.
+def place_quantizers(module: GraphModule, placement: PlacementName = "graph") -> Placement:
+    """Insert a `Quantizer` at every tensor that is stored; change `module` in place.
 
     Args:
-        name: Qualified name of the operation.
-        operation: What it does, such as `adaptive_avg_pool2d`.
-        reason: Why it stays in float.
-    """
-
-    name: str
-    operation: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What `place_quantizers` did, in the order of the graph."""
-
-    quantizers: tuple[Quantizer, ...]
-    layers: tuple[Layer, ...]
-    float_operations: tuple[FloatOperation, ...]
-
-
-def place_quantizers(module: GraphModule) -> Placement:
-    """Insert a `Quantizer` wherever the head of this file says; change `module` in place.
+        module: An exported graph, simplified and with batch norms folded.
+        placement: "graph" (default): see `qcal.quantization.sites`. "xia2021": see `qcal.quantization.rules`.
 
     Raises:
-        ValueError: the graph has no convolution or linear layer.
+        ValueError: the graph has no convolution or linear layer, or `placement` is no name of one.
 
     Example:
         >>> from torch import nn, randn
@@ -91,108 +38,67 @@ def place_quantizers(module: GraphModule) -> Placement:
         >>> [(q.name, q.is_output) for q in place_quantizers(graph).quantizers]
         [('input', False), ('0', False), ('2', True)]
     """
-    layers, float_layers = _layers(module)
+    rules = rules_of(placement)
+    layers, float_layers = find_layers(module)
     if not layers:
         raise ValueError(
             "`model` must have a convolution or linear layer to quantize, found none in its graph. "
             "Pass the part of the network that produces the logits."
         )
-    stored, float_operations = _stored_tensors(module.graph)
-    logits = _logits_tensor(module.graph, stored)
-    names = Names()
-    quantizers = tuple(
-        _insert(module, value, name=names.unique(name), is_output=value is logits) for value, name in stored.items()
-    )
+    dependent = data_dependent(module.graph)
+    sites = find_sites(module.graph, dependent, rules)
+    names, layer_names = Names(), {layer.node: layer.name for layer in layers}
+    # Before any quantizer is in the way.
+    neighbours = {n: (_producer(n, layer_names), *_readers(n, layer_names, dependent, sites)) for n in sites.stored}
+    stored, targets = [], {}
+    for value, name in sites.stored.items():
+        targets[value] = f"quantizer_{value.name}"
+        quantizer = _quantizer(value, names.unique(name), is_output=value is sites.logits)
+        module.add_module(targets[value], quantizer)
+        _pass(module, value, targets[value])
+        averages = tuple(layer_name(average) for average, source in sites.averages.items() if source is value)
+        stored.append(StoredTensor(quantizer, *neighbours[value], averages))
+    for average, value in sites.averages.items():
+        _pass(module, average, targets[value])
     module.graph.lint()
     module.recompile()
-    return Placement(quantizers, layers, (*float_layers, *float_operations))
+    return Placement(tuple(stored), layers, (*float_layers, *sites.float_operations), placement)
 
 
-def _layers(module: GraphModule) -> tuple[tuple[Layer, ...], tuple[FloatOperation, ...]]:
-    """The layers with quantizable weights, and those without."""
-    layers, in_float, names = [], [], Names()
-    for node in list(module.graph.nodes):
-        if kind(node) not in LAYERS:
-            continue
-        name = names.unique(layer_name(node))
-        target = _weight_target(module, node)
-        if target is None:
-            in_float.append(FloatOperation(name, operation_name(node), "its weights are computed from the images"))
-        elif kind(node) in TRANSPOSED_CONVOLUTIONS and argument(node, "groups", 1) != 1:
-            in_float.append(FloatOperation(name, operation_name(node), "weights of a transposed convolution in groups"))
-        else:
-            layers.append(Layer(name, target, channel_axis(node)))
-    return tuple(layers), tuple(in_float)
+def _readers(
+    value: Node, layer_names: dict[str, str], dependent: set[Node], sites: Sites
+) -> tuple[tuple[str, ...], bool]:
+    """The layers that read the numbers of a stored tensor, and whether anything else does."""
+    names: dict[str, None] = {}
+    elsewhere = False
+    waiting = [(value, reader) for reader in value.users]
+    for source, reader in waiting:
+        if reader.name in layer_names and reader.args[0] is source:
+            names[layer_names[reader.name]] = None
+        elif reader not in sites.stored and (keeps_scale(reader) or reader in sites.averages):
+            waiting.extend((reader, next_reader) for next_reader in reader.users)
+        elif reader in dependent:  # what reads the shape alone does not
+            elsewhere = True
+    return tuple(names), elsewhere
 
 
-def _weight_target(module: GraphModule, layer: Node) -> str | None:
-    """Where the weight of a layer is kept for it (and other layers) alone; None if it depends on the images."""
-    weight = layer.args[1]
-    if not isinstance(weight, Node):
-        return None
-    if weight.op == "get_attr" and all(kind(user) in LAYERS and user.args[1] is weight for user in weight.users):
-        return str(weight.target)
-    value = constant(module, weight)
-    if value is None:
-        return None
-    target = f"constant_{layer.name}_weight"
-    layer.update_arg(1, add_tensor(module, layer, target, value.clone()))
-    return target
+def _producer(value: Node, layer_names: dict[str, str]) -> str | None:
+    """The layer that makes a stored tensor, alone or with its activation function."""
+    source = value.args[0] if kind(value) in ACTIVATIONS and value.args else value
+    return layer_names.get(source.name) if isinstance(source, Node) else None
 
 
-def _stored_tensors(graph: Graph) -> tuple[dict[Node, str], list[FloatOperation]]:
-    """The nodes to quantize with the name of the layer that makes them, and the arithmetic left in float."""
-    dependent = data_dependent(graph)
-    stored: dict[Node, str] = {}
-    scaled: set[Node] = set()  # holds numbers of a stored tensor
-    float_operations = []
-    for node in graph.nodes:
-        if node in scaled or node not in dependent or node.op == "output" or not is_floating(node):
-            continue
-        keeps_scale = kind(node) in KEEPS_SCALE
-        if keeps_scale and any(source in scaled for source in node.all_input_nodes):
-            scaled.add(node)
-        elif node.op == "placeholder" or kind(node) in _STORES_ITS_OUTPUT | ACTIVATIONS:
-            value = _after_activation(node)
-            stored[value] = layer_name(node)
-            scaled |= {node, value}
-        elif not keeps_scale:
-            float_operations.append(FloatOperation(layer_name(node), operation_name(node), "no integer form"))
-    return stored, float_operations
-
-
-def _after_activation(node: Node) -> Node:
-    """The activation function that alone reads `node`, or `node` itself."""
-    if node.op != "placeholder" and len(node.users) == 1:
-        (reader,) = node.users
-        if kind(reader) in ACTIVATIONS and reader.args[0] is node and kind(node) in _STORES_ITS_OUTPUT:
-            return reader
-    return node
-
-
-def _logits_tensor(graph: Graph, stored: dict[Node, str]) -> Node:
-    """The stored tensor whose numbers are the logits; the logits themselves become one if none is."""
-    (logits,) = graph.output_node().all_input_nodes
-    node = logits
-    while node not in stored and kind(node) in KEEPS_SCALE:
-        node = node.all_input_nodes[0]
-    if node not in stored:
-        stored[logits] = "output"
-        return logits
-    return node
-
-
-def _insert(module: GraphModule, value: Node, *, name: str, is_output: bool) -> Quantizer:
-    """Put a quantizer between a node and all its readers."""
+def _quantizer(value: Node, name: str, *, is_output: bool) -> Quantizer:
     meta = value.meta.get("val")
     shape = tuple(int(size) for size in meta.shape[1:]) if isinstance(meta, Tensor) else ()
     # The quantizer is the only reader, so it may overwrite what it reads if that is a new tensor and not a view.
-    is_new = kind(value) in _STORES_ITS_OUTPUT | ACTIVATIONS
-    quantizer = Quantizer(name, shape, is_output=is_output, inplace=is_new)
-    target = f"quantizer_{value.name}"
-    module.add_module(target, quantizer)
+    is_new = kind(value) in LAYERS | MERGES | BATCH_NORMS | ACTIVATIONS | AVERAGES
+    return Quantizer(name, shape, is_output=is_output, inplace=is_new)
+
+
+def _pass(module: GraphModule, value: Node, target: str) -> None:
+    """Let all readers of a node read what a quantizer makes of it."""
     with module.graph.inserting_after(value):
         node = module.graph.call_module(target, (value,))
-    node.meta["val"] = meta
+    node.meta["val"] = value.meta.get("val")
     value.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
-    return quantizer

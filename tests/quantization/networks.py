@@ -6,6 +6,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from qcal.quantization.fold import fold_batch_norms
+from qcal.quantization.graph import export_graph
+from qcal.quantization.place import place_quantizers
+from qcal.quantization.placement import Placement
+from qcal.quantization.simplify import simplify
 
 
 def randomise_batch_norms(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -93,3 +100,12 @@ class Forward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
+
+
+def prepared(network: nn.Module, images: Tensor) -> tuple[GraphModule, Placement]:
+    """The graph of a network, folded, with its quantizers placed, and the placement."""
+    graph = export_graph(network, images)
+    simplify(graph)
+    fold_batch_norms(graph)
+    placement = place_quantizers(graph)
+    return GraphModule(graph, graph.graph), placement

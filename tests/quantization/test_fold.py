@@ -108,7 +108,7 @@ STAY = {
             conv=nn.Linear(64, 7),
             norm=nn.BatchNorm1d(3),
         ),
-        "no convolution or linear layer directly in front of it",
+        "it does not normalise the output channels of conv",
     ),
     "transposed in groups": (
         Forward(

@@ -100,6 +100,7 @@ def test_exporting_works_inside_inference_mode() -> None:
 # The "eager" backend spares the test the import of the compiler.
 WRAPPERS = {
     "compile": lambda network: torch.compile(network, backend="eager"),
+    "compile method": lambda network: (network.compile(backend="eager"), network)[1],
     "data parallel": nn.DataParallel,
     "averaged": torch.optim.swa_utils.AveragedModel,
 }
@@ -194,3 +195,19 @@ def test_agreement_is_relative_and_nan_never_agrees() -> None:
     for bad in (1001.0, float("nan")):
         with pytest.raises(ValueError, match=r"It must agree with `model` within 0\.0001 of its largest logit"):
             check_agreement(torch.tensor([[bad]]), torch.tensor([[1000.0]]), of="It")
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    network = tiny_resnet()
+    with torch.no_grad():
+        network.layer1.conv2.weight[0, 0, 0, 0] = float("nan")
+        network.layer2.bn1.running_var[1] = float("inf")  # type: ignore[index]  # a tensor, as torch declares it loosely
+    message = r"finite weights, got NaN or infinity in 'layer1\.conv2\.weight', 'layer2\.bn1\.running_var'\. Did"
+    with pytest.raises(ValueError, match=message):
+        export_graph(network, tiny_images(2))
+
+
+def test_a_mask_of_infinities_is_no_weight() -> None:
+    network = Forward(lambda m, x: m.fc(torch.where(m.mask < 0, 0.0, x)), fc=nn.Linear(4, 2))
+    network.register_buffer("mask", torch.tensor([0.0, float("-inf"), 0.0, 0.0]))
+    assert export_graph(network, torch.randn(2, 4))(torch.randn(3, 4)).shape == (3, 2)

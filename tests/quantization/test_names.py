@@ -25,6 +25,14 @@ def test_a_functional_layer_goes_by_its_weight() -> None:
     assert "inner.fc" in _names(network, torch.randn(2, 4))
 
 
+def test_the_operations_of_attention_are_told_apart() -> None:
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    network = Forward(lambda m, x: m.fc(m.attention(x, x, x)[0][:, 0]), attention=attention, fc=nn.Linear(4, 2))
+    names = _names(network.eval(), torch.randn(2, 3, 4))
+    assert {"attention.in_proj", "attention.softmax", "attention.out_proj", "fc"} <= set(names)
+    assert "attention" not in names
+
+
 def test_a_module_called_twice_keeps_its_name() -> None:
     network = Forward(lambda m, x: m.fc(m.fc(x)), fc=nn.Linear(4, 4))
     assert _names(network, torch.randn(2, 4)).count("fc") == 2

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qcal.quantization import prepare
 from qcal.quantization.fold import fold_batch_norms
 from qcal.quantization.graph import export_graph
-from qcal.quantization.place import Placement, place_quantizers
+from qcal.quantization.place import place_quantizers
+from qcal.quantization.placement import Placement
 from qcal.quantization.simplify import simplify
 from tests.quantization.networks import Forward, tiny_images, tiny_resnet
 
@@ -45,9 +47,7 @@ def test_a_residual_network_is_quantized_at_its_input_layers_and_adds() -> None:
     assert [layer.name for layer in placement.layers] == ["conv1", *(b for b in blocks if "add" not in b), "fc"]
     assert [q.name for q in placement.quantizers if q.is_output] == ["fc"]
     assert [q.shape for q in placement.quantizers][:3] == [(3, 8, 8), (4, 8, 8), (4, 4, 4)]
-    assert [(op.operation, op.reason) for op in placement.float_operations] == [
-        ("adaptive_avg_pool2d", "no integer form")
-    ]
+    assert placement.float_operations == ()
 
 
 # Forward of a network with layers conv (3 to 3, 3x3), conv2 (3 to 3), norm and fc (3 to 2), and the sites it must have.
@@ -87,7 +87,18 @@ PLACES: dict[str, tuple[Callable[[Any, Tensor], Tensor], list[str]]] = {  # Any:
     "one layer called twice": (lambda m, x: m.fc(m.conv(m.conv(x)).mean((2, 3))), ["input", "conv", "conv_1", "fc"]),
     "pooled logits": (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 1).flatten(1), ["input", "conv", "output"]),
     "reshaped logits": (lambda m, x: m.conv(x).flatten(1), ["input", "conv"]),
-    "scaled logits": (lambda m, x: m.fc(m.conv(x).mean((2, 3))) * 3, ["input", "conv", "fc", "mul"]),
+    "scaled logits": (lambda m, x: m.fc(m.conv(x).mean((2, 3))) * 3, ["input", "conv", "fc"]),
+    "logits with an offset": (lambda m, x: m.fc(m.conv(x).mean((2, 3))) + 3, ["input", "conv", "fc", "add"]),
+    "what a layer reads is stored": (
+        lambda m, x: m.fc(F.softmax(m.conv(x).amax((2, 3)), 1)),
+        ["input", "conv", "softmax", "fc"],
+    ),
+    "what a layer reads through moved numbers is stored once": (
+        lambda m, x: m.fc(
+            F.layer_norm(m.conv(x).amax(3).transpose(1, 2), (3,)).transpose(1, 2).reshape(-1, 8, 3)[:, 0]
+        ),
+        ["input", "conv", "layer_norm", "fc"],
+    ),
 }
 
 
@@ -140,22 +151,44 @@ def test_transposed_convolutions_have_their_channels_on_axis_one() -> None:
     assert placement.float_operations[0].reason == "weights of a transposed convolution in groups"
 
 
-def test_attention_is_reported_as_float_and_never_silently() -> None:
-    network = Forward(
-        lambda m, x: m.fc(F.scaled_dot_product_attention(m.q(x), m.k(x), x).mean(1)),
-        q=nn.Linear(6, 6),
-        k=nn.Linear(6, 6),
-        fc=nn.Linear(6, 2),
-    )
+def _attends(self: Any, x: Tensor) -> Tensor:  # Any: layers by name
+    logits: Tensor = self.fc(F.scaled_dot_product_attention(self.q(x), self.k(x), x).mean(1))
+    return logits
+
+
+def test_attention_that_is_not_written_out_is_reported_as_float_and_never_silently() -> None:
+    network = Forward(_attends, q=nn.Linear(6, 6), k=nn.Linear(6, 6), fc=nn.Linear(6, 2))
     placement = _placed(network, torch.randn(2, 5, 6))
-    assert [op.operation for op in placement.float_operations] == ["scaled_dot_product_attention", "mean"]
+    assert [(op.operation, op.reason) for op in placement.float_operations] == [
+        ("scaled_dot_product_attention", "no integer form"),
+        ("mean", "average of a tensor in float"),
+    ]
 
 
-def test_integer_images_have_no_quantizer_of_their_own() -> None:
+def test_a_product_with_a_constant_is_reported() -> None:
+    network = Forward(lambda m, x: m.fc(x @ torch.eye(4)), fc=nn.Linear(4, 2))
+    placement = _placed(network, torch.randn(2, 4))
+    assert [op.reason for op in placement.float_operations] == ["multiplies by a constant that is no layer's weight"]
+
+
+def test_an_average_is_rounded_to_the_scale_of_what_it_reads() -> None:
+    plan = prepare(tiny_resnet(), tiny_images(16))
+    plan.observe(tiny_images(16))
+    quantizer = next(q for q in plan.quantizers if q.name == "layer2.add")
+    stored: list[Tensor] = []
+    handle = quantizer.register_forward_hook(lambda module, args, output: stored.append(output.clone()))
+    plan.run("wfpa3", tiny_images(16))
+    handle.remove()
+    add, average = stored
+    assert average.shape[1:] == (8, 1, 1)
+    assert torch.isin(average, torch.unique(add)).all()
+
+
+def test_integer_images_are_stored_once_they_are_cast() -> None:
     network = Forward(lambda m, x: m.fc(x.float().flatten(1) / 255), fc=nn.Linear(192, 2))
     placement = _placed(network, tiny_images(2).to(torch.uint8))
-    assert _names(placement) == ["fc"]
-    assert [op.operation for op in placement.float_operations] == ["to", "div"]
+    assert _names(placement) == ["input", "fc"]
+    assert placement.float_operations == ()
 
 
 def test_a_network_without_layers_is_refused() -> None:

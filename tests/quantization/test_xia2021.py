@@ -1,8 +1,8 @@
 """The paper's own network and test set, at the paper's settings, against what its authors' code gives on them.
 
-Known to differ, though not rebuilt here to confirm that it is all: their ranges come from augmented and shuffled
-images, and by an oversight their two projection shortcuts keep batch norm: folding them moves their own code from 4.16
-to 3.61 % swaps at w8a8. With activations in float (`afp`), where neither matters much, the swap shares agree to 2 %.
+Quantizers stand where theirs do (`placement="xia2021"`), and ranges come from as many augmented training images. Which
+images and crops those were is not known; at 8 bits another draw of crops moves the swap share by up to 6 % of itself
+(3.61 and 3.82 % for two of them), which is why 8 bits need the widest tolerance.
 """
 
 import json
@@ -21,21 +21,23 @@ from qcal.quantization import Plan, Setting, prepare
 pytestmark = pytest.mark.slow
 
 NUM_RANGE_IMAGES = 1152
+# Tolerance of the signal-to-noise ratio of the logits, which is steadier than a count of swaps; seen: 0.3 at most.
+DECIBELS = 0.4
 # Setting -> (key of the reference, tolerance of the error in points, tolerance of the swap share relative to itself).
 SETTINGS: dict[str, tuple[str, float, float]] = {
-    "w8a8-mse-full-out": ("W8A8", 0.6, 0.2),
-    "w7a8-mse-full-out": ("W7A8", 0.6, 0.2),
-    "w6a8-mse-full-out": ("W6A8", 0.6, 0.1),
-    "w5a8-mse-full-out": ("W5A8", 0.6, 0.1),
-    "w4a8-mse-full-out": ("W4A8", 1.0, 0.1),
-    "w8a8-full-out": ("W8A8_minmax", 0.6, 0.2),
-    "w7a8-full-out": ("W7A8_minmax", 0.6, 0.2),
-    "w6a8-full-out": ("W6A8_minmax", 0.6, 0.1),
-    "w5a8-full-out": ("W5A8_minmax", 0.6, 0.1),
-    "w4a8-full-out": ("W4A8_minmax", 1.0, 0.1),
-    "w8afp-full": ("W8Afp", 0.2, 0.05),
-    "w6afp-full": ("W6Afp", 0.2, 0.05),
-    "w4afp-full": ("W4Afp", 0.3, 0.05),
+    "w8a8-mse-full-out": ("W8A8", 0.3, 0.1),
+    "w7a8-mse-full-out": ("W7A8", 0.3, 0.1),
+    "w6a8-mse-full-out": ("W6A8", 0.3, 0.03),
+    "w5a8-mse-full-out": ("W5A8", 0.3, 0.03),
+    "w4a8-mse-full-out": ("W4A8", 0.4, 0.03),
+    "w8a8-full-out": ("W8A8_minmax", 0.3, 0.1),
+    "w7a8-full-out": ("W7A8_minmax", 0.3, 0.1),
+    "w6a8-full-out": ("W6A8_minmax", 0.3, 0.03),
+    "w5a8-full-out": ("W5A8_minmax", 0.3, 0.03),
+    "w4a8-full-out": ("W4A8_minmax", 0.4, 0.03),
+    "w8afp-full": ("W8Afp", 0.2, 0.03),
+    "w6afp-full": ("W6Afp", 0.2, 0.03),
+    "w4afp-full": ("W4Afp", 0.3, 0.03),
 }
 
 
@@ -55,6 +57,10 @@ class Study:
         float_prediction = self.logits[Setting(None, None)].argmax(1)
         return 100 * (logits.argmax(1) != float_prediction).double().mean().item()
 
+    def noise_ratio(self, logits: Tensor) -> float:
+        signal = self.logits[Setting(None, None)].double()
+        return (10 * torch.log10(signal.pow(2).sum() / (logits.double() - signal).pow(2).sum())).item()
+
 
 def _images(path: Path, count: int | None = None) -> tuple[Tensor, Tensor]:
     arrays = np.load(path)
@@ -63,14 +69,26 @@ def _images(path: Path, count: int | None = None) -> tuple[Tensor, Tensor]:
     return (x - mean[:, None, None]) / std[:, None, None], torch.from_numpy(arrays["y"][:count])
 
 
+def _augmented(images: Tensor) -> Tensor:
+    """Each image cropped at random out of itself with 4 black pixels around, and mirrored at random."""
+    generator = torch.Generator().manual_seed(0)
+    count, size = len(images), images.shape[-1]
+    black = images.amin((0, 2, 3), keepdim=True).expand(count, -1, size + 8, size + 8).clone()
+    black[:, :, 4:-4, 4:-4] = images
+    corner = torch.randint(0, 9, (count, 2), generator=generator).tolist()
+    crops = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(black, corner, strict=True)])
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
+
+
 @pytest.fixture(scope="module")
 def study(data_dir: Path) -> Study:
     network = CifarResNet(depth=20, num_classes=100)
     load_weights(network, data_dir / "xia2021_resnet20_cifar100.pt")
     network.eval()
     images, target = _images(data_dir / "cifar100_test.npz")
-    plan = prepare(network, images)
-    plan.observe(_images(data_dir / "cifar100_train_0.npz", NUM_RANGE_IMAGES)[0])
+    plan = prepare(network, images, placement="xia2021")
+    plan.observe(_augmented(_images(data_dir / "cifar100_train_0.npz", NUM_RANGE_IMAGES)[0]))
     batches = [plan.run_batch(["float", *SETTINGS], x) for x in torch.split(images, 256)]
     logits = {setting: torch.cat([batch[setting] for batch in batches]) for setting in batches[0]}
     with torch.no_grad():
@@ -100,6 +118,7 @@ def test_error_and_swaps_are_those_of_the_authors_code(study: Study, reference: 
     logits, expected = study.logits[Setting.parse(name)], reference[key]
     assert study.error_percent(logits) == pytest.approx(expected["top1_error_argmax_pct"], abs=points)
     assert study.swap_percent(logits) == pytest.approx(expected["swapped_pct"], rel=share)
+    assert study.noise_ratio(logits) == pytest.approx(expected["logit_sqnr_db"], abs=DECIBELS)
 
 
 def test_a_third_of_the_swaps_at_eight_bits_are_ties_in_the_quantized_logits(study: Study) -> None:
@@ -117,4 +136,5 @@ def test_the_network_has_the_papers_quantizers(study: Study) -> None:
     names = [quantizer.name for quantizer in study.plan.quantizers]
     convolutions = [n for n in names if "conv" in n or "downsample" in n]
     assert (len(names), len(convolutions), sum("add" in n for n in names)) == (32, 21, 9)
-    assert (names[0], names[-1], study.plan.unfolded) == ("input", "fc", ())
+    assert (names[0], names[-1]) == ("input", "fc")
+    assert [norm.name for norm in study.plan.unfolded] == ["layer2.0.downsample.1", "layer3.0.downsample.1"]

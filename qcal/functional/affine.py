@@ -3,9 +3,10 @@
     x_q = clamp(round(x / scale) + zero_point, quant_min, quant_max)
     x'  = (x_q - zero_point) * scale
 
-`round` goes half to even. `x / scale` is taken as `x * (1 / scale)`, with the reciprocal rounded to the dtype of `x`:
-torch's own kernels do that too. A value exactly half-way between two levels may therefore fall to either side when
-`scale` is not a power of two, because the reciprocal is then inexact.
+`round` goes half to even. `x / scale` is taken as `x * (1 / scale)`, reciprocal and product each rounded to the dtype
+of `x`: torch's own kernels do that too, and the results are theirs bit for bit, ties included. Whether a value is a tie
+is for that product to say. Unless `scale` is a power of two, one within a rounding error of half-way may fall to either
+side: in float32 1.65 / 0.3 is 5.4999995, but the product is 5.5, which goes to 6.
 
 Activations are unsigned and affine, weights signed and symmetric (`zero_point` 0). The symmetric convention for `b`
 bits is a choice, because peers differ:

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from qcal.functional.affine import affine_scale_zero_point, fake_quantize, unsigned_bounds
+from qcal.functional.affine import (
+    affine_scale_zero_point,
+    fake_quantize,
+    signed_bounds,
+    symmetric_scale,
+    unsigned_bounds,
+)
 from qcal.quantization.observers import RangeObserver
 
 
@@ -28,6 +34,16 @@ class Grid:
         scale, zero_point = affine_scale_zero_point(lo, hi, bits)
         return cls(float(scale), int(zero_point), *unsigned_bounds(bits))
 
+    @classmethod
+    def symmetric(cls, largest: float, bits: int) -> "Grid":
+        """The signed symmetric grid whose outermost levels are `-largest` and `largest`.
+
+        Example:
+            >>> Grid.symmetric(2.0, bits=2)
+            Grid(scale=2.0, zero_point=0, quant_min=-1, quant_max=1)
+        """
+        return cls(float(symmetric_scale(largest, bits)), 0, *signed_bounds(bits))
+
 
 class Quantizer(nn.Module):
     """Fake-quantizes what passes while it has a `grid`, shows it to its `observer` while it has one, else does nothing.
@@ -42,7 +58,14 @@ class Quantizer(nn.Module):
         ValueError: NaN or infinity passes an observer; the message names the quantizer.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], *, is_output: bool = False, inplace: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        is_output: bool = False,
+        inplace: bool = False,
+    ) -> None:
         super().__init__()
         self.name = name
         self.shape = shape

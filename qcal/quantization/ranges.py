@@ -1,25 +1,47 @@
-"""Range estimation: from what an observer saw to the ends of an activation's grid."""
+"""Range estimation: from what an observer saw to an activation's grid.
 
-from typing import NamedTuple
+A symmetric grid over numbers of both signs is the mirror image of its positive half. So each method has one form, a
+range `(lo, hi)` around 0, and for such a grid it is asked about the absolute values, whose range is `(0, hi)`.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
-from qcal.functional.affine import affine_scale_zero_point, unsigned_bounds
-from qcal.quantization.observers import RangeObserver
-from qcal.quantization.setting import ActivationRange
-
-# Shrink factors tried first: from 1 to 2^-10 in steps of 8 %. Ranges are judged by ratio, and with 2 bits and a heavy
-# tail the best one can be hundreds of times narrower than the extremes.
-_COARSE = 2.0 ** (-torch.arange(81, dtype=torch.float64) / 8)
-# Then around the best so far: one coarse step to either side, and once more, eight times finer.
-_FINE = tuple(2.0 ** (torch.linspace(-1, 1, 17, dtype=torch.float64) * step) for step in (1 / 8, 1 / 64))
-_MAX_ROUNDS = 4
+from qcal.quantization.entropy_range import entropy_range
+from qcal.quantization.mse_range import mse_range
+from qcal.quantization.observers import BINS, RangeObserver
+from qcal.quantization.quantizer import Grid
+from qcal.quantization.range_search import extremes_of
+from qcal.quantization.specs import ActivationSpec
 
 
-def activation_range(observer: RangeObserver, method: ActivationRange, bits: int) -> tuple[float, float]:
-    """Lowest and highest value of the grid by the named method; see `minmax_range` and `mse_range`."""
-    return mse_range(observer, bits) if method == "mse" else minmax_range(observer)
+def activation_grid(observer: RangeObserver, spec: ActivationSpec) -> Grid:
+    """The grid of a stored tensor.
+
+    Args:
+        observer: What was seen of it.
+        spec: The range method, the bits, and the symmetry. "affine": unsigned with a zero point. "symmetric": zero
+            point 0; unsigned, 0 to 2^bits - 1, if nothing negative was seen, else -(2^(bits-1) - 1) to 2^(bits-1) - 1.
+
+    Raises:
+        ValueError: nothing was seen.
+
+    Example:
+        >>> observer = RangeObserver()
+        >>> observer.update(torch.tensor([-1.0, 0.5, 2.0]))
+        >>> activation_grid(observer, ActivationSpec(bits=2))
+        Grid(scale=1.0, zero_point=1, quant_min=0, quant_max=3)
+        >>> activation_grid(observer, ActivationSpec(bits=2, symmetry="symmetric"))
+        Grid(scale=2.0, zero_point=0, quant_min=-1, quant_max=1)
+    """
+    if observer.minimum > observer.maximum:
+        raise ValueError("A range needs at least one number seen, got none. Call `update` with what passes there.")
+    if spec.symmetry == "symmetric" and observer.minimum < 0:
+        _, largest = _range(observer.magnitudes(), spec, signed=True)
+        return Grid.symmetric(largest, spec.bits)
+    return Grid.over(*_range(observer, spec, signed=False), spec.bits)
 
 
 def minmax_range(observer: RangeObserver) -> tuple[float, float]:
@@ -31,87 +53,66 @@ def minmax_range(observer: RangeObserver) -> tuple[float, float]:
         >>> minmax_range(observer)
         (0.0, 2.0)
     """
-    return min(observer.minimum, 0.0), max(observer.maximum, 0.0)
+    return extremes_of(observer)
 
 
-def mse_range(observer: RangeObserver, bits: int) -> tuple[float, float]:
-    """The range at which quantizing the numbers seen to `bits` bits makes the least mean squared error.
+def moving_average_range(observer: RangeObserver) -> tuple[float, float]:
+    """The running averages of the extremes of each batch, widened to hold 0.
 
-    Narrower than the extremes, because clipping a few large values costs less than coarser steps for all. The search
-    counts the levels that the grid really has, 2^bits (torch's HistogramObserver counts 256 whatever the width).
-    It scales both ends, then each in turn, then refines; the tests compare it with an exhaustive search. It never does
-    worse than the extremes themselves, which are the first candidate.
+    The one method whose result depends on the order and the size of the batches; see `qcal.quantization.observers`.
+
+    Example:
+        >>> observer = RangeObserver()
+        >>> observer.update(torch.tensor([0.5, 2.0]))
+        >>> observer.update(torch.tensor([0.5, 3.0]))
+        >>> moving_average_range(observer)
+        (0.0, 2.01)
+    """
+    return min(observer.moving_minimum, 0.0), max(observer.moving_maximum, 0.0)
+
+
+def percentile_range(observer: RangeObserver, percentile: float) -> tuple[float, float]:
+    """The quantiles of all numbers seen, each side by itself, widened to hold 0.
+
+    `hi` is the least number that at least `percentile` % of the numbers do not exceed, `lo` the greatest that at least
+    as many do not fall below: at most `100 - percentile` % are clipped on each side. The zeros of a ReLU are numbers
+    as any other. Both ends are exact to a bin of the histogram, on the outer side and never beyond the extremes, so
+    percentile 100 is min-max. Where so few numbers differ from 0 that both quantiles are 0, the range is that of the
+    extremes, for a grid needs a width.
+
+    For a symmetric grid of numbers of both signs it is the quantile of the absolute values (as for weights).
 
     Args:
         observer: What was seen; at least one number.
-        bits: Width of the integers, 2 to 8.
-
-    Returns:
-        `(lo, hi)` with lo <= 0 <= hi.
+        percentile: In (50, 100].
 
     Example:
         >>> observer = RangeObserver()
         >>> observer.update(torch.cat([torch.linspace(0, 1, 1000), torch.tensor([10.0])]))
-        >>> tuple(round(end, 1) for end in mse_range(observer, bits=2))
-        (0.0, 0.9)
+        >>> tuple(round(end, 2) for end in percentile_range(observer, 99.0))
+        (0.0, 0.99)
     """
-    lo, hi = (torch.tensor([end], dtype=torch.float64) for end in minmax_range(observer))
-    error = _ErrorOfGrid(observer, bits)
-    best = extremes = _Range(lo, hi, error(lo, hi))
-    sides = [(True, True)] if lo == 0 or hi == 0 else [(True, True), (False, True), (True, False)]
-    for factors in (_COARSE, *_FINE):
-        for _ in range(_MAX_ROUNDS):
-            before = best
-            for side in sides:
-                start = extremes if factors is _COARSE else best
-                best = _best_of(error, best, start, factors, side)
-            if best is before:
-                break
-    return best.lo.item(), best.hi.item()
+    counts, (lowest, highest) = observer.counts.cpu(), extremes_of(observer)
+    first = -1 - _quantile_bin(counts.flip(0), percentile)
+    last = _quantile_bin(counts, percentile)
+    lo = max(min(first * observer.width, 0.0), lowest)
+    hi = min(max((last + 1) * observer.width, 0.0), highest) if last != 0 else 0.0  # that bin stands for 0
+    return (lo, hi) if lo < hi else (lowest, highest)
 
 
-class _Range(NamedTuple):
-    """A range and the error it makes, each float64 (1,)."""
-
-    lo: Tensor
-    hi: Tensor
-    error: Tensor
+def _quantile_bin(counts: Tensor, percentile: float) -> int:
+    """The bin in which the running sum of counts reaches `percentile` %."""
+    rank = math.ceil(int(counts.sum()) * percentile / 100)
+    return int(torch.searchsorted(counts.cumsum(0), rank)) - BINS
 
 
-def _best_of(error: "_ErrorOfGrid", best: _Range, start: _Range, factors: Tensor, side: tuple[bool, bool]) -> _Range:
-    """The best of `best` and of `start` with one or both ends multiplied by each factor; the other end is `best`'s."""
-    lo = start.lo * factors if side[0] else best.lo.expand(len(factors))
-    hi = start.hi * factors if side[1] else best.hi.expand(len(factors))
-    errors = error(lo, hi)
-    at = int(errors.argmin())
-    if errors[at] < best.error:
-        return _Range(lo[at : at + 1], hi[at : at + 1], errors[at : at + 1])
-    return best
-
-
-class _ErrorOfGrid:
-    """Mean squared quantization error of the numbers seen, for many ranges at once.
-
-    The numbers nearest one level are neighbours in the sorted histogram, so with running sums of count, count * v and
-    count * v^2 a level q contributes `S2 - 2 q S1 + q^2 S0` over its stretch: 2^bits look-ups a range, not one a bin.
-    """
-
-    def __init__(self, observer: RangeObserver, bits: int) -> None:
-        values, counts = (t.cpu() for t in observer.values_and_counts())
-        self._bits = bits
-        self._values = values
-        moments = torch.stack([counts, counts * values, counts * values**2])
-        self._sums = torch.cat([torch.zeros(3, 1, dtype=torch.float64), moments.cumsum(1)], dim=1)
-
-    def __call__(self, lo: Tensor, hi: Tensor) -> Tensor:
-        """Error (A,) float64 of the ranges `lo` (A,), `hi` (A,)."""
-        scale, zero_point = affine_scale_zero_point(lo, hi, self._bits)
-        levels = torch.arange(unsigned_bounds(self._bits)[1] + 1) - zero_point[:, None]
-        edges = (levels[:, :-1] + 0.5) * scale[:, None].double()
-        inner = torch.searchsorted(self._values, edges)
-        first, last = torch.zeros(len(lo), 1, dtype=torch.int64), torch.full((len(lo), 1), len(self._values))
-        ends = torch.cat([first, inner, last], dim=1)
-        count, first_moment, second_moment = self._sums[:, ends].diff(dim=-1)
-        q = levels * scale[:, None].double()
-        total: Tensor = (second_moment - 2 * q * first_moment + q**2 * count).sum(1)
-        return total / self._sums[0, -1]
+def _range(observer: RangeObserver, spec: ActivationSpec, *, signed: bool) -> tuple[float, float]:
+    if spec.range == "minmax":
+        return minmax_range(observer)
+    if spec.range == "moving_average":
+        return moving_average_range(observer)
+    if spec.range == "percentile":
+        return percentile_range(observer, spec.percentile)
+    if spec.range == "mse":
+        return mse_range(observer, spec.bits, signed=signed)
+    return entropy_range(observer, spec.bits, signed=signed)

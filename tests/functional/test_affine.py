@@ -88,6 +88,46 @@ def test_an_odd_zero_point_does_not_move_the_ties() -> None:
     assert (quantize(halves, 1.0, 3, 0, 15) - 3).tolist() == [0, 2, 2]
 
 
+@given(
+    st.floats(2.0**-60, 2.0**60, width=32),
+    st.integers(2, 8),
+    st.integers(0, 255),
+    st.lists(st.integers(-300, 300), min_size=1, max_size=20),
+)
+@settings(deadline=None, max_examples=100)
+def test_at_ties_and_their_neighbours_the_kernels_of_torch_decide_alike(
+    scale: float, bits: int, zero_point: int, steps: list[int]
+) -> None:
+    # (k + 0.5) * scale in float32 and the two numbers beside it: whichever side the inexact reciprocal takes them to.
+    quant_max = unsigned_bounds(bits)[1]
+    zero_point = min(zero_point, quant_max)
+    ties = (torch.tensor(steps) + 0.5).mul(scale)
+    x = torch.cat([ties, *(torch.nextafter(ties, torch.full_like(ties, way)) for way in (-math.inf, math.inf))])
+    expected = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, quant_max)
+    assert torch.equal(fake_quantize(x, scale, zero_point, 0, quant_max), expected)
+    channel = torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(x[None], *channel, 0, 0, quant_max)
+    ours = fake_quantize(x[None], *channel, 0, quant_max, channel_axis=0)
+    assert torch.equal(ours, expected)
+
+
+def test_a_tie_falls_where_the_reciprocal_puts_it() -> None:
+    # In float32 1.65 / 0.3 is 5.4999995, but 1.65 * (1 / 0.3) is 5.5, a tie, which goes up to the even level.
+    x, scale = torch.tensor([1.65]), torch.tensor(0.3)
+    assert (x / scale).round().item() == 5
+    assert quantize(x, scale, 0, 0, 15).item() == quantize(x, 0.3, 0, 0, 15).item() == 6
+    assert fake_quantize(x, scale, 0, 0, 15).item() == pytest.approx(1.8)
+    assert torch.fake_quantize_per_tensor_affine(x, 0.3, 0, 0, 15).item() == pytest.approx(1.8)
+
+
+def test_a_single_channel_is_quantized_as_a_whole_tensor() -> None:
+    w = _activations()[:1]
+    scale = symmetric_scale(w.abs().amax((1, 2, 3)), 4)
+    assert torch.equal(
+        fake_quantize(w, scale, 0, *signed_bounds(4), channel_axis=0), fake_quantize(w, scale[0], 0, *signed_bounds(4))
+    )
+
+
 def test_the_input_is_left_alone_unless_asked() -> None:
     x = _activations()
     before = x.clone()
@@ -159,6 +199,12 @@ def test_tiny_and_huge_ranges_stay_finite(size: float) -> None:
     result = fake_quantize(x, scale, zero_point, 0, 255)
     assert torch.isfinite(result).all()
     assert (result - x).abs().max() <= max(0.51 * scale.item(), size / 100)
+    assert torch.equal(fake_quantize(result, scale, zero_point, 0, 255), result)
+    channels = torch.stack([x, x.flip(0) / 2, torch.zeros(4)])
+    scales = symmetric_scale(channels.abs().amax(1), 8)
+    weights = fake_quantize(channels, scales, 0, *signed_bounds(8), channel_axis=0)
+    assert ((weights - channels).abs().amax(1) <= torch.maximum(0.51 * scales, channels.amax(1) / 100)).all()
+    assert torch.equal(fake_quantize(weights, scales, 0, *signed_bounds(8), channel_axis=0), weights)
 
 
 RANGES = st.tuples(st.floats(-100, 100, width=32), st.floats(-100, 100, width=32)).map(sorted)

@@ -12,12 +12,12 @@ def test_without_grid_and_observer_the_same_tensor_passes() -> None:
     assert Quantizer("conv", (3,))(x) is x
 
 
-def test_with_a_grid_it_gives_what_torchs_kernel_gives() -> None:
+@pytest.mark.parametrize("grid", [Grid.over(-1.5, 2.0, 4), Grid.over(0.0, 0.7, 2), Grid.symmetric(1.9, 8)])
+def test_with_a_grid_it_gives_what_torchs_kernel_gives(grid: Grid) -> None:
     x = torch.randn(100)
     quantizer = Quantizer("conv", (100,))
-    quantizer.grid = Grid.over(-1.5, 2.0, 4)
-    grid = quantizer.grid
-    expected = torch.fake_quantize_per_tensor_affine(x, grid.scale, grid.zero_point, 0, 15)
+    quantizer.grid = grid
+    expected = torch.fake_quantize_per_tensor_affine(x, grid.scale, grid.zero_point, grid.quant_min, grid.quant_max)
     assert torch.equal(quantizer(x), expected)
 
 
@@ -40,8 +40,9 @@ def test_an_observer_sees_what_passes_unchanged() -> None:
     assert quantizer.observer.num_seen == 100
 
 
-def test_nan_is_refused_with_the_name_of_the_layer() -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_refused_with_the_name_of_the_layer(bad: float) -> None:
     quantizer = Quantizer("layer1.0.conv2", (1,))
     quantizer.observer = RangeObserver()
     with pytest.raises(ValueError, match=r"got NaN or infinity at `layer1\.0\.conv2`"):
-        quantizer(torch.tensor([float("nan")]))
+        quantizer(torch.tensor([bad]))

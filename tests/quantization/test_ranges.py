@@ -1,122 +1,201 @@
-"""Ranges against exhaustive search, torch's histogram observer and the closed forms there are."""
+"""Grids of every method: closed forms, torch's observers, and what holds for all of them."""
+
+import math
+from fractions import Fraction
+from typing import get_args
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qcal.functional.affine import affine_scale_zero_point, fake_quantize, unsigned_bounds
 from qcal.quantization.observers import RangeObserver
-from qcal.quantization.ranges import activation_range, minmax_range, mse_range
+from qcal.quantization.quantizer import Grid
+from qcal.quantization.ranges import activation_grid, minmax_range, moving_average_range, percentile_range
+from qcal.quantization.setting import ActivationRange, ActivationSymmetry
+from qcal.quantization.specs import ActivationSpec
+from tests.quantization.distributions import distributions, mse, quantized, seen
 
-
-def _seen(x: Tensor) -> RangeObserver:
-    observer = RangeObserver()
-    observer.update(x)
-    return observer
-
-
-def _mse(x: Tensor, lo: float, hi: float, bits: int) -> float:
-    scale, zero_point = affine_scale_zero_point(lo, hi, bits)
-    error = fake_quantize(x, scale, zero_point, *unsigned_bounds(bits)) - x
-    return error.double().square().mean().item()
-
-
-def _distributions() -> dict[str, Tensor]:
-    normal = torch.randn(4000, generator=torch.Generator().manual_seed(0))
-    other = torch.randn(4000, generator=torch.Generator().manual_seed(1))
-    return {
-        "normal": normal,
-        "relu": normal.relu(),
-        "silu": F.silu(3 * normal),
-        "log-normal": normal.exp(),
-        "heavy tails": normal / other.abs().clamp(min=0.05),
-        "two clusters": torch.cat([normal * 0.1 - 3, other * 0.2 + 8]),
-        "uniform": torch.linspace(-1, 3, 4000),
-        "negative": -normal.relu(),
-        "one outlier": torch.cat([torch.linspace(0, 1, 4000), torch.tensor([20.0])]),
-    }
-
-
-def _exhaustive(x: Tensor, bits: int) -> float:
-    """The least error over 32 x 32 ranges, each tried on the numbers themselves."""
-    factors = (2.0 ** (-torch.arange(32) / 5)).tolist()
-    lows = {min(x.min().item(), 0.0) * factor for factor in factors}
-    highs = {max(x.max().item(), 0.0) * factor for factor in factors}
-    return min(_mse(x, lo, hi, bits) for lo in lows for hi in highs if hi > lo)
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("name", _distributions())
-def test_the_mse_range_is_as_good_as_an_exhaustive_search(name: str, bits: int) -> None:
-    x = _distributions()[name][::4]
-    assert _mse(x, *mse_range(_seen(x), bits), bits) <= 1.02 * _exhaustive(x, bits)
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("name", _distributions())
-def test_the_mse_range_is_never_worse_than_the_extremes_and_pays_at_few_bits(name: str, bits: int) -> None:
-    x = _distributions()[name]
-    minmax, mse = _mse(x, *minmax_range(_seen(x)), bits), _mse(x, *mse_range(_seen(x), bits), bits)
-    assert mse <= 1.001 * minmax
-    if bits == 2 and name in ("normal", "relu", "log-normal"):
-        assert mse < 0.6 * minmax
-
-
-@pytest.mark.parametrize("name", _distributions())
-def test_more_bits_never_increase_the_error(name: str) -> None:
-    x = _distributions()[name]
-    errors = [_mse(x, *mse_range(_seen(x), bits), bits) for bits in range(2, 9)]
-    assert errors == sorted(errors, reverse=True)
-
-
-def test_the_search_counts_the_levels_of_the_setting() -> None:
-    x = _distributions()["relu"]
-    ends = [mse_range(_seen(x), bits)[1] for bits in (2, 4, 6, 8)]
-    assert ends == sorted(ends)
-    assert ends[0] < 0.6 * ends[-1]
-
-
-def test_a_uniform_distribution_at_two_bits_has_its_closed_form() -> None:
-    # Levels 0, s, 2s, 3s; values above 3s are clipped over 1 - 3s, the rest is off by s/2 at most: s = 2 / 7.
-    _, hi = mse_range(_seen(torch.linspace(0, 1, 100_001)), bits=2)
-    assert hi == pytest.approx(6 / 7, rel=0.01)
-
-
-@pytest.mark.parametrize("name", ["normal", "relu", "silu", "log-normal"])
-def test_at_eight_bits_the_error_is_at_most_that_of_torchs_histogram_observer(name: str) -> None:
-    from torch.ao.quantization.observer import HistogramObserver
-
-    x = _distributions()[name]
-    observer = HistogramObserver(dtype=torch.quint8, quant_min=0, quant_max=255)
-    observer(x)
-    scale, zero_point = observer.calculate_qparams()
-    theirs = (fake_quantize(x, scale, zero_point.int(), 0, 255) - x).double().square().mean().item()
-    assert _mse(x, *mse_range(_seen(x), 8), 8) <= 1.01 * theirs
-
-
-@pytest.mark.parametrize("method", ["minmax", "mse"])
-@pytest.mark.parametrize("bits", [2, 8])
-@pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
-def test_constant_tensors_quantize_without_error(method: str, bits: int, value: float) -> None:
-    x = torch.full((50,), value)
-    lo, hi = activation_range(_seen(x), method, bits)  # type: ignore[arg-type]  # str from parametrize
-    assert lo <= 0 <= hi
-    assert _mse(x, lo, hi, bits) <= 1e-12
+METHODS: tuple[ActivationRange, ...] = get_args(ActivationRange)
+SYMMETRIES: tuple[ActivationSymmetry, ...] = get_args(ActivationSymmetry)
 
 
 def test_the_extremes_are_exact_and_hold_zero() -> None:
-    assert minmax_range(_seen(torch.tensor([0.3, 1.7]))) == (0.0, torch.tensor(1.7).item())
-    assert minmax_range(_seen(torch.tensor([-4.0, -1.0]))) == (-4.0, 0.0)
-    assert activation_range(_seen(torch.tensor([-1.0, 2.0])), "minmax", 4) == (-1.0, 2.0)
+    assert minmax_range(seen(torch.tensor([0.3, 1.7]))) == (0.0, torch.tensor(1.7).item())
+    assert minmax_range(seen(torch.tensor([-4.0, -1.0]))) == (-4.0, 0.0)
 
 
-@given(st.floats(-30, 30), st.integers(2, 8))
+@pytest.mark.parametrize("name", distributions())
+def test_minmax_grids_are_those_of_torchs_observer(name: str) -> None:
+    from torch.ao.quantization.observer import MinMaxObserver
+
+    x = distributions()[name]
+    observer = MinMaxObserver(dtype=torch.quint8, quant_min=0, quant_max=255)
+    observer(x)
+    scale, zero_point = observer.calculate_qparams()
+    assert activation_grid(seen(x), ActivationSpec(8)) == Grid(scale.item(), int(zero_point), 0, 255)
+
+
+def test_signed_symmetric_minmax_grids_are_those_of_torchs_observer() -> None:
+    from torch.ao.quantization.observer import MinMaxObserver
+
+    x = distributions()["normal"]
+    observer = MinMaxObserver(torch.qint8, torch.per_tensor_symmetric, quant_min=-127, quant_max=127)
+    observer(x)
+    scale, _ = observer.calculate_qparams()
+    assert activation_grid(seen(x), ActivationSpec(8, symmetry="symmetric")) == Grid(scale.item(), 0, -127, 127)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_moving_average_grids_are_those_of_torchs_observer(symmetric: bool) -> None:
+    from torch.ao.quantization.observer import MovingAverageMinMaxObserver
+
+    batches = torch.split(distributions()["heavy tails"] + 1, 300)
+    observer = (
+        MovingAverageMinMaxObserver(
+            dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=-127, quant_max=127
+        )
+        if symmetric
+        else MovingAverageMinMaxObserver(dtype=torch.quint8, quant_min=0, quant_max=255)
+    )
+    for batch in batches:
+        observer(batch)
+    scale, zero_point = observer.calculate_qparams()
+    spec = ActivationSpec(8, "moving_average", "symmetric" if symmetric else "affine")
+    grid = activation_grid(seen(*batches), spec)
+    assert grid.scale == pytest.approx(scale.item(), rel=1e-6)  # theirs averages in float32
+    assert grid.zero_point == int(zero_point)
+
+
+def test_the_moving_average_holds_zero() -> None:
+    assert moving_average_range(seen(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))) == (0.0, 2.02)
+    assert moving_average_range(seen(torch.tensor([-2.0, -1.0]))) == (-2.0, 0.0)
+
+
+@pytest.mark.parametrize("percentile", [60, 90, 99.9, 99.99])
+@pytest.mark.parametrize("name", ["normal", "relu", "log-normal", "heavy tails", "uniform", "negative"])
+def test_percentiles_are_quantiles_to_a_bin(name: str, percentile: float) -> None:
+    x = distributions()[name]
+    observer = seen(x)
+    lo, hi = percentile_range(observer, percentile)
+    assert 0 <= hi - max(_quantile(x, percentile), 0.0) <= observer.width  # on the outer side
+    assert 0 <= min(-_quantile(-x, percentile), 0.0) - lo <= observer.width
+
+
+def _quantile(x: Tensor, percentile: float) -> float:
+    """The least number that `percentile` % of the numbers do not exceed; the rank is exact, which numpy's is not."""
+    return x.sort().values[math.ceil(Fraction(str(percentile)) / 100 * len(x)) - 1].double().item()
+
+
+@pytest.mark.parametrize("name", distributions())
+def test_percentile_100_is_minmax(name: str) -> None:
+    observer = seen(distributions()[name])
+    assert percentile_range(observer, 100) == minmax_range(observer)
+
+
+def test_a_percentile_clips_at_most_its_share_on_each_side() -> None:
+    x = torch.cat([torch.tensor([-50.0] * 10 + [100.0] * 10), torch.linspace(-1, 2, 9_980)])
+    lo, hi = percentile_range(seen(x), 99.9)  # ten of ten thousand may be clipped
+    assert (lo, hi) == pytest.approx((-1, 2), abs=0.02)
+    lo, hi = percentile_range(seen(x), 99.91)
+    assert (lo, hi) == (-50.0, 100.0)
+
+
+def test_the_zeros_of_a_relu_count_as_numbers() -> None:
+    x = torch.cat([torch.zeros(900), torch.linspace(0.01, 1, 100)])
+    assert percentile_range(seen(x), 95)[1] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_a_percentile_of_nearly_all_zeros_falls_back_on_the_extremes(symmetry: ActivationSymmetry) -> None:
+    x = torch.cat([torch.zeros(100_000), torch.tensor([-1.0, 3.0])])
+    grid = activation_grid(seen(x), ActivationSpec(8, "percentile", symmetry))
+    assert mse(x, grid) < 1e-7
+
+
+def test_a_symmetric_percentile_is_that_of_the_absolute_values() -> None:
+    x = distributions()["two clusters"]
+    grid = activation_grid(seen(x), ActivationSpec(8, "percentile", "symmetric", percentile=90))
+    assert grid.scale * 127 == pytest.approx(_quantile(x.abs(), 90), abs=2 * seen(x).width)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bits", [2, 8])
+def test_a_symmetric_grid_is_signed_only_where_something_was_negative(method: ActivationRange, bits: int) -> None:
+    spec = ActivationSpec(bits, method, "symmetric")
+    signed = activation_grid(seen(distributions()["normal"]), spec)
+    assert (signed.zero_point, signed.quant_min, signed.quant_max) == (0, 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
+    unsigned = activation_grid(seen(distributions()["relu"]), spec)
+    assert (unsigned.zero_point, unsigned.quant_min, unsigned.quant_max) == (0, 0, 2**bits - 1)
+    assert unsigned == activation_grid(seen(distributions()["relu"]), ActivationSpec(bits, method))
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("size", [0.0, 2.5, -2.5, 1e-30, -1e-30, 1e30, -1e30])
+def test_constant_tensors_quantize_without_error(
+    size: float, bits: int, method: ActivationRange, symmetry: ActivationSymmetry
+) -> None:
+    x = torch.full((50,), size)
+    grid = activation_grid(seen(x), ActivationSpec(bits, method, symmetry))
+    # The searches know a number to a bin, which is up to 1 / 4096 of it.
+    torch.testing.assert_close(
+        quantized(x, grid), x, rtol=1e-6 if method in ("minmax", "moving_average") else 3e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("method", METHODS)
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50),
+    st.sampled_from([1e-30, 1.0, 1e30]),
+    st.integers(2, 8),
+)
 @settings(deadline=None, max_examples=15)
-def test_the_range_scales_with_the_numbers(power: float, bits: int) -> None:
-    # By a power of two all arithmetic is the same, so the range must be.
-    x, factor = _distributions()["silu"], 2.0 ** round(power)
-    lo, hi = mse_range(_seen(x), bits)
-    assert mse_range(_seen(x * factor), bits) == (lo * factor, hi * factor)
+def test_what_holds_for_every_grid(
+    method: ActivationRange, symmetry: ActivationSymmetry, numbers: list[float], size: float, bits: int
+) -> None:
+    x = torch.tensor(numbers).mul(size).sort().values
+    grid = activation_grid(seen(x), ActivationSpec(bits, method, symmetry))
+    result = quantized(x, grid)
+    assert torch.isfinite(result).all()
+    assert quantized(torch.zeros(1), grid).item() == 0.0
+    assert torch.equal(quantized(result, grid), result)
+    assert (result.diff() >= 0).all()
+    lowest, highest = ((q - grid.zero_point) * grid.scale for q in (grid.quant_min, grid.quant_max))
+    inside = (x >= lowest) & (x <= highest)
+    assert ((result - x).abs()[inside] <= grid.scale * (0.5 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("power", [-60, 3, 60])
+def test_the_grid_scales_with_the_numbers(method: ActivationRange, symmetry: ActivationSymmetry, power: int) -> None:
+    # By a power of two all arithmetic is the same, so the grid must be.
+    x, spec = distributions()["silu"], ActivationSpec(4, method, symmetry)
+    grid, scaled = activation_grid(seen(x), spec), activation_grid(seen(x * 2.0**power), spec)
+    assert scaled == Grid(grid.scale * 2.0**power, grid.zero_point, grid.quant_min, grid.quant_max)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_merged_observers_give_the_grid_of_one(method: ActivationRange) -> None:
+    first, second = distributions()["silu"], distributions()["heavy tails"]
+    merged = seen(first)
+    merged.merge(seen(second))
+    if method == "moving_average":  # of one batch each: their mean
+        expected = tuple((a + b) / 2 for a, b in zip(_extremes(first), _extremes(second), strict=True))
+        assert moving_average_range(merged) == pytest.approx(expected)
+    else:
+        spec = ActivationSpec(4, method)
+        assert activation_grid(merged, spec) == activation_grid(seen(first, second), spec)
+
+
+def _extremes(x: Tensor) -> tuple[float, float]:
+    return x.min().item(), x.max().item()
+
+
+def test_a_tensor_never_seen_has_no_grid() -> None:
+    with pytest.raises(ValueError, match="A range needs at least one number seen, got none"):
+        activation_grid(RangeObserver(), ActivationSpec(8))

@@ -6,25 +6,26 @@ export and no copy of the network, and it is undone by binding the float tensors
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from torch import Tensor
-from torch.fx import GraphModule
+import torch
+from torch import Tensor, nn
 
-from qcal.functional.affine import Symmetry
 from qcal.quantization.observers import RangeObserver
-from qcal.quantization.operators import get_tensor, set_tensor
-from qcal.quantization.place import Placement
+from qcal.quantization.operators import bound, get_tensor
+from qcal.quantization.placement import Placement
+from qcal.quantization.portions import images_at_a_time
 from qcal.quantization.quantizer import Grid
-from qcal.quantization.ranges import activation_range
-from qcal.quantization.setting import ActivationRange, Setting
+from qcal.quantization.ranges import activation_grid
+from qcal.quantization.resolve import Specs
+from qcal.quantization.specs import ActivationSpec, WeightSpec
 from qcal.quantization.weights import quantize_weight
 
 Engine = Literal["simulate"]
 
-# Quantized weights are kept for so many bytes (at least one set): a grid of settings on many batches reuses them.
+# Weights rounded to nearest are kept for so many bytes: a grid of settings on many batches reuses them.
 CACHE_BYTES = 1 << 30
 
 
@@ -32,73 +33,86 @@ class Simulator:
     """Fake quantization of a prepared graph, any setting at any time.
 
     Args:
-        graph: The graph with its quantizers, float weights bound.
+        network: A graph with quantizers in it, float weights bound, or any other module that maps images to logits.
         placement: What was placed in it.
+
+    Attributes:
+        observers: What was seen at each quantizer, by its name; grids are made from it.
     """
 
-    def __init__(self, graph: GraphModule, placement: Placement) -> None:
-        self._graph = graph
-        self._placement = placement
-        self._axes = {layer.target: layer.channel_axis for layer in placement.layers}
-        self._float = {target: get_tensor(graph, target) for target in self._axes}
-        self._weights: OrderedDict[tuple[int, Symmetry], dict[str, Tensor]] = OrderedDict()
-        self._grids: dict[tuple[int, ActivationRange], list[Grid]] = {}
+    def __init__(self, network: nn.Module, placement: Placement) -> None:
+        self.network = network
+        self.placement = placement
         self._observers: Mapping[str, RangeObserver] = {}
+        self._float = {layer.target: get_tensor(network, layer.target) for layer in placement.layers}
+        self._weights: OrderedDict[tuple[str, WeightSpec], Tensor] = OrderedDict()
+        self._weight_bytes = 0
+        self._grids: dict[tuple[str, ActivationSpec], Grid] = {}
+        device = next(iter(self._float.values())).device
+        self._portion = images_at_a_time(network, placement.quantizers, device)
 
-    def use(self, observers: Mapping[str, RangeObserver]) -> None:
-        """Take grids from these statistics, by name of the quantizer, from now on."""
+    @property
+    def observers(self) -> Mapping[str, RangeObserver]:
+        """See the class."""
+        return self._observers
+
+    @observers.setter
+    def observers(self, observers: Mapping[str, RangeObserver]) -> None:
         self._observers = observers
         self._grids.clear()
 
-    def logits(self, setting: Setting, x: Tensor) -> Tensor:
-        """Logits (N, C) of the images `x` at a setting; afterwards the graph is the float one again in any case."""
-        with self.applied(setting):
-            result: Tensor = self._graph(x)
-        return result
-
     @contextmanager
-    def applied(self, setting: Setting) -> Iterator[None]:
-        """The graph at a setting, for the length of a with block."""
-        weights, grids = self._weights_of(setting), self._grids_of(setting)
+    def applied(
+        self, specs: Specs, tensors: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What maps images to logits at a setting, for a with block; after it the network is float again in any case.
+
+        Args:
+            specs: What the setting means in this network.
+            tensors: Others to bind, by dotted name: those of a weight method. They win over rounding to nearest.
+        """
+        weights = {**self.rounded_weights(specs), **(tensors or {})}
+        grids = self._grids_of(specs)
         try:
-            for target, weight in weights.items():
-                set_tensor(self._graph, target, weight)
-            for quantizer, grid in zip(self._placement.quantizers, grids, strict=True):
-                quantizer.grid = grid
-            yield
+            with bound(self.network, weights):
+                for quantizer, grid in zip(self.placement.quantizers, grids, strict=True):
+                    quantizer.grid = grid
+                yield self._logits
         finally:
-            for target, weight in self._float.items():
-                set_tensor(self._graph, target, weight)
-            for quantizer in self._placement.quantizers:
+            for quantizer in self.placement.quantizers:
                 quantizer.grid = None
 
-    def _weights_of(self, setting: Setting) -> dict[str, Tensor]:
-        if setting.weight_bits is None:
-            return {}
-        key = (setting.weight_bits, setting.weight_symmetry)
+    def _logits(self, x: Tensor) -> Tensor:
+        if self._portion is None or len(x) <= self._portion:
+            whole: Tensor = self.network(x)
+            return whole
+        return torch.cat([self.network(portion) for portion in torch.split(x, self._portion)])
+
+    def rounded_weights(self, specs: Specs) -> dict[str, Tensor]:
+        """Weights rounded to nearest, by dotted name; those that stay in float are left out."""
+        pairs = zip(self.placement.layers, specs.weights, strict=True)
+        return {layer.target: self._rounded(layer.target, spec, layer.channel_axis) for layer, spec in pairs if spec}
+
+    def _rounded(self, target: str, spec: WeightSpec, channel_axis: int) -> Tensor:
+        key = (target, spec)
         if key not in self._weights:
-            set_bytes = sum(weight.nbytes for weight in self._float.values())
-            while self._weights and (len(self._weights) + 1) * set_bytes > CACHE_BYTES:
-                self._weights.popitem(last=False)
-            self._weights[key] = {
-                target: quantize_weight(weight, *key, channel_axis=self._axes[target])
-                for target, weight in self._float.items()
-            }
+            weight = quantize_weight(self._float[target], spec, channel_axis=channel_axis)
+            self._weights[key] = weight
+            self._weight_bytes += weight.nbytes
+            while self._weight_bytes > CACHE_BYTES and len(self._weights) > 1:
+                self._weight_bytes -= self._weights.popitem(last=False)[1].nbytes
         self._weights.move_to_end(key)
         return self._weights[key]
 
-    def _grids_of(self, setting: Setting) -> list[Grid | None]:
-        quantizers = self._placement.quantizers
-        if setting.activation_bits is None:
-            return [None] * len(quantizers)
-        key = (setting.activation_bits, setting.activation_range)
+    def _grids_of(self, specs: Specs) -> list[Grid | None]:
+        pairs = zip(self.placement.quantizers, specs.activations, strict=True)
+        return [None if spec is None else self._grid(quantizer.name, spec) for quantizer, spec in pairs]
+
+    def _grid(self, name: str, spec: ActivationSpec) -> Grid:
+        key = (name, spec)
         if key not in self._grids:
-            ranges = [activation_range(self._observers[q.name], key[1], key[0]) for q in quantizers]
-            self._grids[key] = [Grid.over(lo, hi, key[0]) for lo, hi in ranges]
-        return [
-            grid if setting.quantize_output or not quantizer.is_output else None
-            for quantizer, grid in zip(quantizers, self._grids[key], strict=True)
-        ]
+            self._grids[key] = activation_grid(self._observers[name], spec)
+        return self._grids[key]
 
 
 def check_engine(engine: str) -> None:

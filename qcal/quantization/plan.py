@@ -5,62 +5,37 @@ plan.observe(images)                       # one pass over images for range esti
 logits = plan.run("w4a8", test_images)     # any setting, any number of times
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qcal.quantization.engines import Engine, Simulator, check_engine
-from qcal.quantization.fold import Unfolded, fold_batch_norms
-from qcal.quantization.graph import check_agreement, cuda_devices, device_of, example_batch, export_graph, plain_mode
+from qcal.quantization.adaround import AdaRoundOptions
+from qcal.quantization.engines import Engine, check_engine
+from qcal.quantization.equalization import EqualizedPair, equalize
+from qcal.quantization.fold import Unfolded
+from qcal.quantization.graph import plain_mode
+from qcal.quantization.images import ImageReader, Sample
+from qcal.quantization.network import METHOD_BATCH, PreparedNetwork, Progress, graph_of, required
 from qcal.quantization.observers import RangeObserver
-from qcal.quantization.place import FloatOperation, Layer, Placement, place_quantizers
+from qcal.quantization.operators import get_tensor
+from qcal.quantization.placement import FloatOperation, Layer, Placement
+from qcal.quantization.plan_file import Identity, identify, load_statistics, save_statistics
 from qcal.quantization.quantizer import Quantizer
+from qcal.quantization.resolve import resolve
+from qcal.quantization.rules import PlacementName
+from qcal.quantization.sensitivity import Sensitivity, measure_sensitivity
 from qcal.quantization.setting import Setting
-from qcal.quantization.simplify import simplify
 from qcal.quantization.summary import describe
 
 FLOAT = Setting(None, None)
 
-
-def prepare(model: nn.Module, example_input: Tensor) -> "Plan":
-    """Export `model`, fold its batch norms, place quantizers; nothing is measured yet.
-
-    Args:
-        model: A classifier: images (N, ...) to logits (N, C), any mode and device, compiled or wrapped. Not changed.
-        example_input: Images as the plan will get them, at least one; they fix the image size.
-
-    Returns:
-        A plan on the device of `model`, sharing nothing with it.
-
-    Raises:
-        TypeError: `model` is not a module or does not return a tensor, or `example_input` is not a tensor.
-        ValueError: `model` is not such a classifier, cannot be exported, has nothing to quantize, or computes something
-            else after folding; each with its own message (see `export_graph`, `place_quantizers`).
-
-    Example:
-        >>> _ = torch.manual_seed(0)
-        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
-        >>> images = torch.randn(16, 3, 8, 8)
-        >>> plan = prepare(net, images)
-        >>> plan.observe(images)
-        >>> plan.run("w8a8", images).shape
-        torch.Size([16, 10])
-        >>> [quantizer.name for quantizer in plan.quantizers]
-        ['input', '0', '4']
-    """
-    graph = export_graph(model, example_input)
-    with plain_mode(device_of(model)), torch.random.fork_rng(cuda_devices(model)):
-        example = example_batch(example_input, model)
-        expected = graph(example.clone())  # before simplifying, a graph may write to its input
-        simplify(graph)
-        unfolded = fold_batch_norms(graph)
-        placement = place_quantizers(graph)
-        graph = GraphModule(graph, graph.graph)  # holds only what the graph still reads
-        layout = _fastest_layout(graph, example, expected)
-    return Plan(graph, placement, tuple(unfolded), example, layout)
+log = logging.getLogger(__name__)
 
 
 class Plan:
@@ -70,58 +45,65 @@ class Plan:
     in, and it leaves the caller's random numbers alone.
 
     Attributes:
+        network: The prepared copy, float tensors bound and quantizers off: a graph, except for placement "modules".
         quantizers: Where tensors are quantized, in the order of the graph; each has a `name` and a `shape`.
         layers: The layers whose weights are quantized.
         unfolded: Batch norms that could not be folded, with the reason.
         float_operations: Arithmetic that no setting quantizes, with the reason.
         image_shape: Shape of one image.
+        image_layout: How a batch is laid out in memory; others are brought into it.
+        placement: How the tensors to quantize were chosen: "graph", "xia2021" or "modules".
+        equalized_pairs: Neighbouring layers that equalization scaled; empty before a setting first asks for it.
+        adaround_options: How settings with `rounding="adaround"` look for their rounding.
     """
 
     def __init__(
-        self,
-        graph: GraphModule,
-        placement: Placement,
-        unfolded: tuple[Unfolded, ...],
-        example: Tensor,
-        layout: torch.memory_format,
+        self, network: nn.Module, placement: Placement, unfolded: tuple[Unfolded, ...], reader: ImageReader
     ) -> None:
+        self.network = network
         self.quantizers: tuple[Quantizer, ...] = placement.quantizers
         self.layers: tuple[Layer, ...] = placement.layers
-        self.float_operations: tuple[FloatOperation, ...] = placement.float_operations
         self.unfolded = unfolded
-        self._statistics: dict[str, RangeObserver] = {}
-        self.image_shape = tuple(example.shape[1:])
-        self.device = example.device
-        self._dtype = example.dtype
-        self._layout = layout
-        self._graph = graph
-        self._placement = placement
-        self._simulator = Simulator(graph, placement)
+        self.float_operations: tuple[FloatOperation, ...] = placement.float_operations
+        self.placement: PlacementName = placement.name
+        self.image_shape = reader.shape
+        self.image_layout = reader.layout
+        self.equalized_pairs: tuple[EqualizedPair, ...] = ()
+        self.adaround_options = AdaRoundOptions()
+        self._reader = reader
+        self._plain = PreparedNetwork(network, placement, reader)
+        self._equalized: PreparedNetwork | None = None
+        self._sample: Tensor | None = None
 
     @property
-    def statistics(self) -> dict[str, RangeObserver]:
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._reader.device
+
+    @property
+    def statistics(self) -> Mapping[str, RangeObserver]:
         """What `observe` saw at each quantizer, by its name; empty before.
 
         Assign to it what several processes saw, merged (`RangeObserver.merge`), to estimate ranges from all of it.
         """
-        return self._statistics
+        return self._plain.simulator.observers
 
     @statistics.setter
-    def statistics(self, statistics: dict[str, RangeObserver]) -> None:
+    def statistics(self, statistics: Mapping[str, RangeObserver]) -> None:
         expected = {quantizer.name for quantizer in self.quantizers}
         if statistics and set(statistics) != expected:
             raise ValueError(
                 f"`statistics` must hold one observer for each quantizer, got other names: "
                 f"{', '.join(sorted(set(statistics) ^ expected))}. Take them from a plan of the same network."
             )
-        self._statistics = statistics
-        self._simulator.use(statistics)
+        self._plain.simulator.observers = statistics
 
     def observe(
         self,
         batches: Tensor | Iterable[Tensor],
         *,
         batch_size: int = 256,
+        sample_size: int = 1024,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """One pass of the float network over images for range estimation; gathers what every setting needs.
@@ -130,21 +112,24 @@ class Plan:
 
         Args:
             batches: Images (N, ...), or batches of them. Training images without augmentation; a thousand is plenty.
-            batch_size: How a single tensor is cut. Neither it nor the order of the images changes the result, except
-                for float rounding in the network.
+            batch_size: Images that are run at a time; larger batches are cut. Neither it nor the order of the images
+                changes the result, except for float rounding in the network and for ranges by moving average, which
+                average over batches.
+            sample_size: How many images, the first, to keep in memory for weight methods and equalization, which look
+                at images again: 1024 as in Nagel et al. 2020; 0 when no setting needs them.
             progress: Called after each batch with the number of its images.
 
         Raises:
             ValueError: no images, images of another shape than `example_input`, NaN or infinity in them or in an
-                activation.
+                activation, or a negative `sample_size`.
         """
-        observers = {quantizer.name: RangeObserver(self.device) for quantizer in self.quantizers}
-        with plain_mode(self.device), _observed_by(self.quantizers, observers):
-            for x in self._batches(batches, batch_size):
-                self._graph(x)
-                if progress is not None:
-                    progress(len(x))
-        self.statistics = observers
+        if sample_size < 0:
+            raise ValueError(f"`sample_size` must be at least 0, got {sample_size}.")
+        sample = Sample(sample_size)
+        with plain_mode(self.device):
+            statistics = self._plain.observe(sample.watch(self._reader.batches(batches, batch_size), progress))
+        self.statistics = statistics
+        self._use_sample(sample.images)
 
     def run(
         self,
@@ -159,127 +144,219 @@ class Plan:
         Args:
             setting: A `Setting` or its short form; "float" is the network with batch norm folded and nothing quantized.
             images: Images (N, ...), or batches of them.
-            batch_size: How a single tensor is cut; the default keeps a CIFAR network's activations in the caches.
+            batch_size: Images that are run at a time; the default keeps a CIFAR network's activations in the caches.
             engine: "simulate": float32 arithmetic on rounded numbers.
 
         Returns:
             float32 (N, C) on the CPU.
 
         Raises:
-            ValueError: a bad setting or engine, activations to be quantized before `observe`, no images, images of
-                another shape than `example_input`, or NaN or infinity in images or logits.
+            ValueError: a bad setting or engine, a pattern in it that matches nothing in this network, activations to be
+                quantized before `observe`, no images, images of another shape than `example_input`, or NaN or infinity
+                in images or logits.
         """
-        parsed = self._ready(setting, engine)
-        with plain_mode(self.device):
-            parts = [self._logits(parsed, x).cpu() for x in self._batches(images, batch_size)]
-            return torch.cat(parts)
+        (logits,) = self.run_grid([setting], images, batch_size=batch_size, engine=engine).values()
+        return logits
 
-    def run_batch(
-        self, settings: Sequence[Setting | str], x: Tensor, *, engine: Engine = "simulate"
+    def run_grid(
+        self,
+        settings: Sequence[Setting | str],
+        images: Tensor | Iterable[Tensor],
+        *,
+        batch_size: int = 256,
+        engine: Engine = "simulate",
+        progress: Callable[[int], None] | None = None,
     ) -> dict[Setting, Tensor]:
-        """Logits of one batch of images at many settings: each batch is read from its loader once.
+        """Logits at many settings from one reading of the images.
+
+        Memory holds the logits, one batch, and rounded weights up to `engines.CACHE_BYTES`; past that weights are
+        rounded anew for every batch.
 
         Args:
             settings: Settings or short forms; repetitions are computed once.
-            x: Images (N, ...).
+            images: As in `run`; read once.
+            batch_size: As in `run`.
             engine: As in `run`.
+            progress: Called after each batch with the number of its images.
 
         Returns:
-            For each setting float32 (N, C) on the plan's device, in the order given.
+            For each setting float32 (N, C) on the CPU, in the order given.
 
         Raises:
             ValueError: as in `run`.
         """
-        parsed = dict.fromkeys(self._ready(setting, engine) for setting in settings)
+        parsed = self._ready(settings, engine)
+        parts: dict[Setting, list[Tensor]] = {setting: [] for setting in parsed}
         with plain_mode(self.device):
-            images = self._images(x)
-            return {setting: self._logits(setting, images) for setting in parsed}
+            for x in self._reader.batches(images, batch_size):
+                for setting in parsed:
+                    parts[setting].append(self._logits(setting, x).cpu())
+                if progress is not None:
+                    progress(len(x))
+            return {setting: torch.cat(logits) for setting, logits in parts.items()}
+
+    def run_batch(
+        self, settings: Sequence[Setting | str], x: Tensor, *, batch_size: int = 256, engine: Engine = "simulate"
+    ) -> dict[Setting, Tensor]:
+        """Logits of one batch of images at many settings, on the plan's device; else as `run_grid`.
+
+        Raises:
+            ValueError: as in `run`.
+        """
+        parsed = self._ready(settings, engine)
+        with plain_mode(self.device):
+            batches = list(self._reader.batches(x, batch_size))
+            return {setting: torch.cat([self._logits(setting, part) for part in batches]) for setting in parsed}
 
     def float_logits(self, x: Tensor) -> Tensor:
         """Logits (N, C) of one batch of images from the float network with batch norm folded."""
         return self.run_batch([FLOAT], x)[FLOAT]
 
+    def make_ready(self, settings: Sequence[Setting | str], *, progress: Progress | None = None) -> None:
+        """Do now what the weight methods of these settings would otherwise do when they are first run.
+
+        Args:
+            settings: Settings or short forms.
+            progress: Told what is being made, how far it is and of how many steps; AdaRound takes minutes.
+
+        Raises:
+            ValueError: a bad setting, or one that needs images before `observe`.
+        """
+        parsed = self._ready(settings, "simulate")
+        with plain_mode(self.device):
+            for setting in parsed:
+                self._network(setting).make(setting, self._sample, self.adaround_options, progress)
+
+    def sensitivity(
+        self, images: Tensor, *, setting: Setting | str = "w4a4", batch_size: int = 256
+    ) -> tuple[Sensitivity, ...]:
+        """What each layer's weights and each stored tensor do to the logits when they alone are quantized.
+
+        Args:
+            images: Images (N, ...); some hundreds tell.
+            setting: How the one layer or tensor is quantized; a part that is float there is left out.
+            batch_size: Images that are run at a time.
+
+        Returns:
+            The most harmful first, by noise of the logits; see `Sensitivity`.
+
+        Raises:
+            ValueError: as in `run`, or a setting that quantizes nothing.
+        """
+        (parsed,) = self._ready([setting], "simulate")
+        with plain_mode(self.device):
+            batches = list(self._reader.batches(images, batch_size))
+            return measure_sensitivity(self._network(parsed).simulator, parsed, batches)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what `observe` gathered into a folder, as `plan.json` and `plan.safetensors`; see `statistics_file`.
+
+        Raises:
+            ValueError: nothing was observed yet.
+            OSError: the folder cannot be written.
+        """
+        save_statistics(Path(folder), self._identity, self.statistics, self._sample)
+
+    def load(self, folder: str | Path) -> None:
+        """Take what another plan of the same network observed and saved, in the place of `observe`.
+
+        Raises:
+            FileNotFoundError: there is no such plan.
+            ValueError: it was saved by a plan of another network, or by a version whose files this one cannot read.
+        """
+        statistics, sample = load_statistics(Path(folder), self._identity, self.device)
+        self.statistics = statistics
+        self._use_sample(sample)
+
     def to(self, device: torch.device | str) -> "Plan":
         """Move the plan, statistics included; returns itself."""
-        self.device = torch.device(device)
-        self._graph.to(self.device)
-        self._simulator = Simulator(self._graph, self._placement)
-        self.statistics = {name: observer.to(self.device) for name, observer in self.statistics.items()}
+        self._reader = replace(self._reader, device=torch.device(device))
+        self._plain = self._plain.to(self._reader)
+        if self._equalized is not None:
+            self._equalized = self._equalized.to(self._reader)
         return self
 
-    def summary(self) -> str:
-        """A table of every quantizer with its range, and what stays in float and why."""
-        return describe(self.quantizers, self.statistics, self.layers, self.unfolded, self.float_operations)
+    def summary(self, setting: Setting | str | None = None) -> str:
+        """A table of every quantizer, of activations and of weights, and what stays in float and why.
 
-    def _ready(self, setting: Setting | str, engine: Engine) -> Setting:
+        Args:
+            setting: With one, the table also says at how many bits each works.
+
+        Raises:
+            ValueError: a pattern in the setting matches nothing in this network.
+        """
+        placement = self._plain.placement
+        specs = None if setting is None else resolve(Setting.parse(setting), placement)
+        weights = {layer.target: get_tensor(self.network, layer.target) for layer in self.layers}
+        return describe(placement, self.statistics, self.unfolded, weights, specs)
+
+    def describe_placement(self) -> dict[str, Any]:
+        """What is quantized and what is not, as plain values (Any: JSON) for a record.
+
+        Returns:
+            `name` of the placement; names of the `activation_quantizers` and of the `layers` with quantized weights;
+            `float_operations` and `unfolded` batch norms, each name with its reason.
+        """
+        return {
+            "name": self.placement,
+            "activation_quantizers": [quantizer.name for quantizer in self.quantizers],
+            "layers": [layer.name for layer in self.layers],
+            "float_operations": {op.name: f"{op.operation}: {op.reason}" for op in self.float_operations},
+            "unfolded": {norm.name: norm.reason for norm in self.unfolded},
+        }
+
+    def _ready(self, settings: Sequence[Setting | str], engine: Engine) -> list[Setting]:
+        """The settings, each once, if all that they need is there."""
         check_engine(engine)
-        parsed = Setting.parse(setting)
-        if parsed.activation_bits is not None and not self.statistics:
-            raise ValueError(
-                f"`{parsed}` quantizes activations, whose ranges must be observed first, got no observation. "
-                "Call `plan.observe(images)` with training images, or choose `afp`."
-            )
+        parsed = list(dict.fromkeys(Setting.parse(setting) for setting in settings))
+        for setting in parsed:
+            resolve(setting, self._plain.placement)
+            if setting.has_weight_method and not isinstance(self.network, GraphModule):
+                raise ValueError(
+                    f"`{setting}` names a weight method (cle, ada, bc), which walks the network's graph, but this plan "
+                    "has none. Prepare it with placement='graph', or leave the method out."
+                )
+            if setting.needs_images and not self.statistics:
+                raise ValueError(
+                    f"`{setting}` needs images for its ranges or its weights, got no observation. "
+                    "Call `plan.observe(images)` with training images, or choose `afp` without `ada` and `bc`."
+                )
         return parsed
 
     def _logits(self, setting: Setting, x: Tensor) -> Tensor:
-        logits = self._simulator.logits(setting, x)
+        logits = self._network(setting).logits(setting, x, self._sample, self.adaround_options)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(f"Logits must be finite, got NaN or infinity at `{setting}`. Check the network's weights.")
         return logits
 
-    def _batches(self, images: Tensor | Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        count = 0
-        for x in torch.split(images, batch_size) if isinstance(images, Tensor) else images:
-            yield self._images(x)
-            count += len(x)
-        if count == 0:
-            raise ValueError("`images` must hold at least one image, got none. Is the data set or its split empty?")
+    def _network(self, setting: Setting) -> PreparedNetwork:
+        """The network that a setting starts from: the plain one, or the equalized one with ranges of its own."""
+        if not setting.equalization:
+            return self._plain
+        network = self._equalized or self._equalize()
+        if setting.quantizes_activations and not network.simulator.observers:
+            batches = self._reader.batches(required(self._sample, "equalization"), METHOD_BATCH)
+            network.simulator.observers = network.observe(batches)
+        return network
 
-    def _images(self, x: Tensor) -> Tensor:
-        """One batch, checked, where and how the graph reads it."""
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"`images` must be a Tensor (N, ...) or batches of them, got a batch of type {type(x).__name__}. "
-                "Pass images without labels: `(x for x, _ in loader)`."
+    def _equalize(self) -> PreparedNetwork:
+        graph, pairs = equalize(graph_of(self.network), self._plain.placement)
+        if not pairs:
+            log.warning(
+                "Equalization found no two layers of which the second alone reads the first: it changes nothing."
             )
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"`images` must have shape {('N', *self.image_shape)} as `example_input` had, got {tuple(x.shape)}. "
-                "Resize them, or prepare a plan for this size."
-            )
-        if x.is_floating_point() != self._dtype.is_floating_point:
-            raise ValueError(f"`images` must be {self._dtype} as `example_input` was, got {x.dtype}.")
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError("`images` must be finite, got NaN or infinity. Check their normalisation.")
-        return x.detach().to(self.device, self._dtype).contiguous(memory_format=self._layout)
+        self._equalized = PreparedNetwork(graph, self._plain.placement.in_copy(graph), self._reader)
+        self.equalized_pairs = pairs
+        return self._equalized
 
+    def _use_sample(self, sample: Tensor | None) -> None:
+        self._sample = sample
+        for network in (self._plain, self._equalized):
+            if network is not None:
+                network.forget()
+        if self._equalized is not None:
+            self._equalized.simulator.observers = {}
 
-@contextmanager
-def _observed_by(quantizers: Sequence[Quantizer], observers: dict[str, RangeObserver]) -> Iterator[None]:
-    try:
-        for quantizer in quantizers:
-            quantizer.observer = observers[quantizer.name]
-        yield
-    finally:
-        for quantizer in quantizers:
-            quantizer.observer = None
-
-
-def _fastest_layout(graph: GraphModule, example: Tensor, expected: Tensor) -> torch.memory_format:
-    """Lay out the weights of a network on images as its device likes them, and say how images must be laid out.
-
-    On a CPU convolutions of few channels run up to three times as fast in channels_last. A graph that has the usual
-    layout written into it (strides, say) gets that. Either way the graph must still agree with the network.
-    """
-    if example.dim() == 4 and example.device.type == "cpu":
-        graph.to(memory_format=torch.channels_last)
-        try:
-            check_agreement(graph(example.contiguous(memory_format=torch.channels_last)), expected, of="The graph")
-        except (RuntimeError, ValueError):
-            graph.to(memory_format=torch.contiguous_format)
-        else:
-            return torch.channels_last
-    check_agreement(graph(example), expected, of="The graph with batch norm folded")
-    return torch.contiguous_format
+    @property
+    def _identity(self) -> Identity:
+        return identify(self.network, self._plain.placement, self.image_shape)

@@ -10,7 +10,11 @@ from rich.table import Table
 
 from qcal.robustness import Comparison, Record
 
-_STAGES = {"observe": "Estimating activation ranges", "evaluate": "Running the grid"}
+_STAGES = {
+    "observe": "Estimating activation ranges",
+    "adaround": "AdaRound, layer by layer",
+    "evaluate": "Running the grid",
+}
 _COLUMNS = (
     "accu-\nracy",
     "error\nchange",
@@ -59,7 +63,7 @@ def settings_table(record: Record) -> Table:
     """The settings of a record beside the float network, in percent, as a rich table that fits 80 columns."""
     caption = f"percent of {record.context['num_images']:,} images"
     table = Table(title="Post-training quantization", caption=caption, box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("setting", no_wrap=True)
+    table.add_column("setting", overflow="fold")  # names of layers in a setting can be long
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     scores = record.float_scores

@@ -59,7 +59,7 @@ def build_record(study: Study, context: Mapping[str, Any] | None = None) -> Reco
     gathered = {
         "num_images": len(study.target),
         "range_estimation_images": study.range_images,
-        "activation_quantizers": list(study.placement),
+        "placement": study.placement,
         "seconds": study.seconds,
     }
     settings = {

@@ -4,14 +4,18 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qcal.quantization import Plan, Setting, prepare
+from qcal.quantization import PlacementName, Plan, Setting, prepare
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Progress = Callable[[str, int, int], None]
+
+METHOD_IMAGES = 1024
+"""Images that weight methods look at, as many as Nagel et al. 2020 use."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,16 @@ class Study:
         target: `(N,)` int64 labels, on the CPU, in the order of the batches.
         float_logits: `(N, C)` float32 of the network as it was given.
         quant_logits: Per setting, `(N, C)` float32, in the order of the grid.
-        placement: Where activations are quantized, by name: part of what was measured.
+        placement: Which tensors and layers were quantized and what stayed in float, as plain values (Any: JSON). It is
+            part of what was measured; see `Plan.describe_placement`.
         range_images: Images the activation ranges were estimated from; 0 when no setting needed them.
-        seconds: Wall time of each part: `prepare`, `observe`, `evaluate`.
+        seconds: Wall time of each part: `prepare`, `observe`, `weights` (of weight methods), `evaluate`.
     """
 
     target: Tensor
     float_logits: Tensor
     quant_logits: dict[Setting, Tensor]
-    placement: tuple[str, ...]
+    placement: dict[str, Any]
     range_images: int
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -41,6 +46,7 @@ def run_study(
     *,
     data: Batches,
     range_estimation: Batches,
+    placement: PlacementName = "graph",
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Study:
@@ -54,11 +60,12 @@ def run_study(
         settings: The grid; duplicates are run once.
         data: Batches `(images, target)` to compare on, in a fixed order.
         range_estimation: Batches `(images, target)` from the training set, without augmentation; read once.
-            When no setting quantizes activations only the first batch is read, as the example the network is traced
+            When no setting looks at images only the first batch is read, as the example the network is traced
             with.
+        placement: Which tensors are quantized; see `qcal.quantization.prepare`.
         device: Where to run.
-        progress: Called as `progress(stage, done, total)` with stage `observe` or `evaluate`; total is 0 where the
-            length is not known.
+        progress: Called as `progress(stage, done, total)` with stage `observe`, `adaround` or `evaluate`; total is 0
+            where the length is not known.
 
     Returns:
         The logits and where they come from, as a `Study`.
@@ -82,18 +89,18 @@ def run_study(
     # inference_mode(False): a test loop calls from inside inference mode, where graphs cannot be traced.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
         network = copy.deepcopy(network).to(device=device, dtype=torch.float32).eval()
-        plan, range_images, seconds = _prepare(network, settings, range_estimation, device, progress)
+        plan, range_images, seconds = _prepare(network, settings, range_estimation, placement, device, progress)
         begin = time.perf_counter()
         target, float_logits, quant_logits = _evaluate(network, plan, settings, data, device, progress)
         seconds["evaluate"] = time.perf_counter() - begin
-    placement = tuple(quantizer.name for quantizer in plan.quantizers)
-    return Study(target, float_logits, quant_logits, placement, range_images, seconds)
+    return Study(target, float_logits, quant_logits, plan.describe_placement(), range_images, seconds)
 
 
 def _prepare(
     network: nn.Module,
     settings: Sequence[Setting],
     range_estimation: Batches,
+    placement: PlacementName,
     device: torch.device | str,
     progress: Progress | None,
 ) -> tuple[Plan, int, dict[str, float]]:
@@ -104,7 +111,7 @@ def _prepare(
         raise ValueError(
             "`range_estimation` gave no batch. Pass a loader over training images; a few hundred images are enough."
         )
-    plan = prepare(network, first[0][:2].to(device))
+    plan = prepare(network, first[0][:2].to(device), placement=placement)
     seconds, seen = {"prepare": time.perf_counter() - begin}, 0
 
     def images() -> Iterable[Tensor]:
@@ -120,9 +127,13 @@ def _prepare(
             batch = next(batches, None)
 
     begin = time.perf_counter()
-    if any(setting.activation_bits is not None for setting in settings):
-        plan.observe(images())
+    if any(setting.needs_images for setting in settings):
+        methods = any(setting.has_weight_method for setting in settings)
+        plan.observe(images(), sample_size=METHOD_IMAGES if methods else 0)
     seconds["observe"] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    plan.make_ready(settings, progress=progress)
+    seconds["weights"] = time.perf_counter() - begin
     return plan, seen, seconds
 
 
@@ -141,7 +152,7 @@ def _evaluate(
     for done, (images, target) in enumerate(data, start=1):
         images = images.to(device)
         targets.append(target.cpu())
-        float_parts.append(network(images).cpu())
+        float_parts.append(network(images.clone()).cpu())  # a forward may write to its input
         for setting, logits in plan.run_batch(list(quant_parts), images).items():
             quant_parts[setting].append(logits.cpu())
         if progress:

@@ -16,7 +16,7 @@ def _record() -> Record:
         Setting.parse("w8a8-mse-full-out"): logits,
         Setting.parse("w2a8-mse-full-out"): logits + 5 * torch.randn(200, 4, generator=generator),
     }
-    return build_record(Study(torch.arange(200) % 4, logits, quantized, (), 0))
+    return build_record(Study(torch.arange(200) % 4, logits, quantized, {}, 0))
 
 
 def test_the_table_fits_eighty_columns_and_cuts_no_figure() -> None:
@@ -29,6 +29,19 @@ def test_the_table_fits_eighty_columns_and_cuts_no_figure() -> None:
     assert f"{100 * harmed.swap_rate:.2f}" in text
     assert f"{100 * harmed.error_change:+.2f}" in text
     assert "200 images" in text
+
+
+def test_a_long_setting_is_folded_and_cuts_no_figure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(200, 4, generator=generator)
+    name = "w4a8-mse-keep=backbone.stage1.*+backbone.stage4.*-head.classifier:w8a8"
+    study = Study(torch.arange(200) % 4, logits, {Setting.parse(name): logits.flip(0)}, {}, 0)
+    record, page = build_record(study), io.StringIO()
+    Console(file=page, width=80).print(settings_table(record))
+    assert max(map(len, page.getvalue().splitlines())) <= 80
+    assert "…" not in page.getvalue()
+    assert name in "".join(line.split(" ")[0] for line in page.getvalue().splitlines())
+    assert f"{100 * record.settings[name].swap_rate:.2f}" in page.getvalue()
 
 
 def test_undefined_damage_is_a_dash() -> None:

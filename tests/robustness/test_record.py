@@ -17,7 +17,7 @@ def study() -> Study:
         Setting.parse(name): logits + std * torch.randn(40, 4, generator=generator)
         for name, std in (("w8a8", 0.0), ("w4a8", 1.0))
     }
-    return Study(torch.arange(40) % 4, logits, noisy, ("input", "fc"), 16, {"evaluate": 0.5})
+    return Study(torch.arange(40) % 4, logits, noisy, {"name": "graph", "layers": ["fc"]}, 16, {"evaluate": 0.5})
 
 
 def test_what_was_written_is_read_back(study: Study, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_what_was_written_is_read_back(study: Study, tmp_path: Path) -> None:
     )
     assert read_record(tmp_path) == record
     assert record.context["seed"] == 3
-    assert record.context["activation_quantizers"] == ["input", "fc"]
+    assert record.context["placement"] == {"name": "graph", "layers": ["fc"]}
     assert record.context["range_estimation_images"] == 16
 
 
@@ -52,7 +52,7 @@ def test_the_logits_file_suffices_to_compute_the_record_again(study: Study, tmp_
     write_record(record, tmp_path, study=study)
     arrays = read_logits(tmp_path / "logits.npz")
     again = Study(
-        arrays["target"], arrays["float"], {setting: arrays[str(setting)] for setting in study.quant_logits}, (), 0
+        arrays["target"], arrays["float"], {setting: arrays[str(setting)] for setting in study.quant_logits}, {}, 0
     )
     assert build_record(again).settings == record.settings
     assert build_record(again).float_scores == record.float_scores

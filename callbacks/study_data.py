@@ -1,12 +1,16 @@
 """Which images a study compares on and which it estimates activation ranges from, found in a trainer."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+
+from qcal.callbacks.batches import BatchReader
 
 
 @dataclass(frozen=True)
@@ -14,31 +18,71 @@ class StudyData:
     """What a study reads.
 
     Attributes:
-        comparison: Batches `(images, target)` on which float and quantized predictions are compared.
+        comparison: Batches on which float and quantized predictions are compared.
         range_estimation: Batches of training images for the activation ranges.
         description: Plain values for the record: which split, where the range images come from, and the data module's
             own description.
     """
 
-    comparison: "Pairs"
-    range_estimation: "Pairs"
+    comparison: "StepBatches"
+    range_estimation: "StepBatches"
     # Any: plain JSON values, some of them the data module's.
     description: dict[str, Any]
 
 
-class Pairs:
-    """A loader's batches, each checked to be `(images, target)`."""
+class StepBatches:
+    """A loader's batches as a validation step would get them: after the project's batch transfer hooks.
 
-    def __init__(self, loader: Iterable[Any], name: str) -> None:  # Any: a batch can be anything until it is checked
+    Args:
+        trainer: Whose strategy, module and data module transfer a batch.
+        loader: Of whatever kind the project has.
+    """
+
+    def __init__(self, trainer: Trainer, loader: Iterable[Any]) -> None:  # Any: a batch can be anything
+        self.trainer, self.loader = trainer, loader
+
+    def __len__(self) -> int:
+        """Number of batches; a TypeError if the loader does not know it."""
+        return len(self.loader)  # type: ignore[arg-type]  # iterable data sets have no length: the error is the answer
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            batch = self.trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+            yield self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+class Pairs:
+    """A loader's batches, each read as `(images, target)`.
+
+    Args:
+        loader: Gives the batches.
+        name: Of the loader, for messages.
+        read: Turns a batch into images and labels; when not given a batch must be such a pair.
+    """
+
+    # Any: a batch can be anything until it is read.
+    def __init__(self, loader: Iterable[Any], name: str, read: BatchReader | None = None) -> None:
         self.loader, self.name = loader, name
+        self._read = read if read is not None else partial(_as_pair, name=name)
 
     def __len__(self) -> int:
         """Number of batches; a TypeError if the loader does not know it."""
         return len(self.loader)  # type: ignore[arg-type]  # iterable data sets have no length: the error is the answer
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.loader:
-            yield _as_pair(batch, self.name)
+        yield from map(self._read, self.loader)
+
+
+@contextmanager
+def validating(trainer: Trainer) -> Iterator[None]:
+    """The trainer says that it validates: at the end of `fit` it says that it trains, and hooks would augment."""
+    stage = trainer.state.stage
+    if trainer.training:
+        trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
 
 
 def find_data(trainer: Trainer, split: Literal["val", "test"]) -> StudyData:
@@ -64,7 +108,7 @@ def find_data(trainer: Trainer, split: Literal["val", "test"]) -> StudyData:
     describe = getattr(trainer.datamodule, "describe_roles", None)  # type: ignore[attr-defined]  # set by Lightning when a data module is attached
     if describe is not None:
         description["roles"] = describe()
-    return StudyData(Pairs(comparison, split), Pairs(ranges, "range estimation"), description)
+    return StudyData(StepBatches(trainer, comparison), StepBatches(trainer, ranges), description)
 
 
 def _split_loader(trainer: Trainer, split: Literal["val", "test"]) -> Any:

@@ -95,7 +95,7 @@ class QcalCLI(LightningCLI):
         try:
             self._check_checkpoint()
             super().instantiate_classes()
-            self._get(self.config_init, "ptq").find_network(self.model)
+            self._get(self.config_init, "ptq").check_network(self.model)
             check_fit(self.model, self.datamodule, self.subcommand or "fit")
         except _INPUT_ERRORS as error:
             raise UsageError(readable(str(error))) from error

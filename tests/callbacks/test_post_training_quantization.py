@@ -1,6 +1,7 @@
 import copy
 import csv
 import logging
+import operator
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -196,12 +198,26 @@ def test_an_earlier_record_in_the_folder_is_kept(tmp_path: Path) -> None:
         (lambda: PostTrainingQuantization("w8a8"), "must be a list"),
         (lambda: PostTrainingQuantization(["w1a8"]), r"must be an integer in \[2, 8\]"),
         (lambda: PostTrainingQuantization(data="train"), "`data` must be one of 'val', 'test', got 'train'"),  # type: ignore[arg-type]  # the mistake under test
+        (lambda: PostTrainingQuantization(batch_to_inputs="qcal.nothing"), "dotted import path of a function, but:"),
         (lambda: PostTrainingQuantization(on_error="ignore"), "`on_error` must be one of"),  # type: ignore[arg-type]  # the mistake under test
     ],
 )
 def test_arguments_that_do_not_exist_are_refused(make: Callable[[], PostTrainingQuantization], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("logits", ["model.fc", "torch.log"])
+def test_a_config_file_keeps_names_of_submodules_and_functions(logits: str) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(PostTrainingQuantization, "ptq")
+    given = {"ptq": {"logits": logits, "batch_to_inputs": "operator.itemgetter", "network": "model.body+flatten+fc"}}
+    config = parser.parse_object(given)
+    written = parser.parse_string(parser.dump(config)).ptq
+    assert {name: written[name] for name in given["ptq"]} == given["ptq"]
+    callback = parser.instantiate_classes(config).ptq
+    assert callback.finder.logits == logits
+    assert callback.finder.batch_to_inputs is operator.itemgetter
 
 
 def test_a_submodule_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:

@@ -1,0 +1,293 @@
+"""Steps of projects in many styles, over one module that has the parts they use; and the network a watch finds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from qcal.callbacks.network_finder import NetworkFinder
+from qcal.losses import LogitNormLoss
+
+Batch = dict[str, Tensor]
+Step = Callable[[Any, Batch], object]  # Any: the parts of the module, by name
+
+NUM_CLASSES = 5
+
+
+class Net(nn.Module):
+    def __init__(self, num_outputs: int = NUM_CLASSES) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, num_outputs)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x)).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.features(x))
+        return logits
+
+
+class Dictionary(Net):
+    def forward(self, pixels: Tensor, labels: Tensor | None = None) -> Any:
+        logits = super().forward(pixels)
+        loss = F.cross_entropy(logits.view(-1, NUM_CLASSES), labels) if labels is not None else None
+        return {"loss": loss, "features": pixels.mean((2, 3)), "logits": logits}
+
+
+class WholeBatch(Net):
+    """Takes the batch, scales its images and has an option."""
+
+    def forward(self, batch: Any, *, sign: int = 1) -> Tensor:
+        images = batch["x"] if isinstance(batch, dict) else batch[0]
+        return super().forward(images / 2) * sign
+
+
+class Module(LightningModule):
+    """The parts that the steps under test use in different ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.dictionary = Dictionary()
+        self.whole = WholeBatch()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 8), nn.ReLU())
+        self.head = nn.Linear(4, NUM_CLASSES)
+        self.flat = nn.Linear(192, NUM_CLASSES)
+        self.binary = Net(1)
+        self.colours = Net(2)
+        self.two = nn.ModuleList([Net(), Net()])
+        self.normalise = nn.BatchNorm2d(3)
+        self.dropout = nn.Dropout()
+        self.criterion = nn.CrossEntropyLoss()
+        self.logit_norm = LogitNormLoss()
+        self.accuracy = MulticlassAccuracy(NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net((x - 0.5) / 0.3)
+        return logits
+
+
+class Probabilities(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(dim=1)
+
+
+class InPlace(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.sub_(0.5).div_(0.3))
+        return logits
+
+
+class LogProbabilities(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).log_softmax(dim=1)
+
+
+def make_module(kind: type[Module] = Module) -> Module:
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+def make_batch() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.tensor([0, 1, 2, 3, 4, 1])
+    return {
+        "x": torch.randn(6, 3, 8, 8, generator=generator),
+        "y": labels,
+        "sick": (labels % 2).float(),
+        "colour": torch.tensor([1, 1, 0, 0, 1, 0]),
+    }
+
+
+def find(step: Step, module: nn.Module | None = None, *, is_discarded: bool = True, **wishes: Any) -> NetworkFinder:
+    module = module if module is not None else make_module()
+    finder = NetworkFinder(**wishes)
+    finder.start(module, batch_of(finder), is_discarded=is_discarded)
+    with torch.inference_mode():  # as Lightning's evaluation loop is
+        try:
+            step(module, batch_of(finder))
+        except BaseException:
+            finder.stop()
+            raise
+        assert finder.finish(module, batch_of(finder))
+    return finder
+
+
+def batch_of(finder: NetworkFinder) -> Batch:
+    """The same batch for all calls of one finder."""
+    batch: Batch = finder.__dict__.setdefault("batch", make_batch())
+    return batch
+
+
+def dictionary_step(module: Any, batch: Batch) -> object:
+    return module.dictionary(batch["x"], labels=batch["y"])
+
+
+def keyword_step(module: Any, batch: Batch) -> object:
+    return module.dictionary(pixels=batch["x"], labels=batch["y"])
+
+
+FOUND: dict[str, tuple[Step, type[Module], dict[str, Any]]] = {
+    "submodule": (lambda m, b: F.cross_entropy(m.net(b["x"]), b["y"]), Module, {"module": "net"}),
+    "normalises in forward": (lambda m, b: F.cross_entropy(m(b["x"]), b["y"]), Module, {"module": "self"}),
+    "normalises in place": (lambda m, b: F.cross_entropy(m(b["x"]), b["y"]), InPlace, {"module": "self"}),
+    "calls forward by name": (lambda m, b: F.cross_entropy(m.forward(b["x"]), b["y"]), Module, {"module": "self"}),
+    "loss module": (lambda m, b: m.criterion(m.net(b["x"]), b["y"]), Module, {"module": "net"}),
+    "loss that scales logits": (lambda m, b: m.logit_norm(m.net(b["x"]), b["y"]), Module, {"module": "net"}),
+    "nll": (lambda m, b: F.nll_loss(m.net(b["x"]).log_softmax(1), b["y"]), Module, {"module": "net"}),
+    "nll by hand": (
+        lambda m, b: -m.net(b["x"]).log_softmax(1).gather(1, b["y"][:, None]).mean(),
+        Module,
+        {"module": "net"},
+    ),
+    "brier by hand": (
+        lambda m, b: (torch.softmax(m.net(b["x"]), 1) - F.one_hot(b["y"], NUM_CLASSES)).square().mean(),
+        Module,
+        {"module": "net"},
+    ),
+    "nll of probabilities": (
+        lambda m, b: F.nll_loss(torch.log(m(b["x"])), b["y"]),
+        Probabilities,
+        {"module": "self", "made_by": "net"},
+    ),
+    "log-probabilities": (
+        lambda m, b: F.nll_loss(m(b["x"]), b["y"]),
+        LogProbabilities,
+        {"module": "self", "output": "log_probs"},
+    ),
+    "one-hot labels": (
+        lambda m, b: F.cross_entropy(m.net(b["x"]), F.one_hot(b["y"], NUM_CLASSES).float()),
+        Module,
+        {"module": "net"},
+    ),
+    "smoothed labels": (
+        lambda m, b: F.cross_entropy(m.net(b["x"]), F.one_hot(b["y"], NUM_CLASSES) * 0.9 + 0.02),
+        Module,
+        {"module": "net"},
+    ),
+    "cast": (lambda m, b: F.cross_entropy(m.net(b["x"]).double(), b["y"].int().long()), Module, {"module": "net"}),
+    "flattened images": (
+        lambda m, b: F.cross_entropy(m.flat(b["x"].flatten(1)), b["y"]),
+        Module,
+        {"module": "flatten+flat"},
+    ),
+    "metric only": (lambda m, b: m.accuracy(m.net(b["x"]), b["y"]), Module, {"module": "net"}),
+    "prediction only": (lambda m, b: m.net(b["x"]).argmax(1) == b["y"], Module, {"module": "net"}),
+    "output dictionary": (dictionary_step, Module, {"module": "dictionary", "logits_key": "['logits']"}),
+    "keywords": (keyword_step, Module, {"module": "dictionary", "keyword": "pixels"}),
+    "whole batch": (
+        lambda m, b: F.cross_entropy(m.whole(b), b["y"]),
+        Module,
+        {"module": "whole", "inside": "['x']"},
+    ),
+    "whole pair by keyword": (
+        lambda m, b: F.cross_entropy(m.whole(batch=(b["x"], b["y"]), sign=-1), b["y"]),
+        Module,
+        {"module": "whole", "keyword": "batch", "inside": "[0]", "options": (("sign", -1),)},
+    ),
+    "sequence": (
+        lambda m, b: F.cross_entropy(m.head(m.backbone(b["x"]).flatten(1)), b["y"]),
+        Module,
+        {"module": "backbone+flatten+head"},
+    ),
+    "normalises by a module": (
+        lambda m, b: F.cross_entropy(m.net(m.normalise(b["x"])), b["y"]),
+        Module,
+        {"module": "normalise+net"},
+    ),
+    "binary": (
+        lambda m, b: F.binary_cross_entropy_with_logits(m.binary(b["x"]).squeeze(1), b["sick"]),
+        Module,
+        {"module": "binary", "output": "binary_logits", "target": "batch['sick']"},
+    ),
+    "binary after sigmoid": (
+        lambda m, b: F.binary_cross_entropy(torch.sigmoid(m.binary(b["x"])[:, 0]), b["sick"]),
+        Module,
+        {"module": "binary", "output": "binary_logits", "target": "batch['sick']"},
+    ),
+    "several losses": (
+        lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), F.mse_loss(m.head(m.net.features(b["x"])), m(b["x"]))),
+        Module,
+        {"module": "net"},
+    ),
+}
+
+
+REFUSED: dict[str, tuple[Step, type[Module], str]] = {
+    "probabilities": (
+        lambda m, b: F.cross_entropy(m(b["x"]), b["y"]),
+        Probabilities,
+        r"returns probabilities \(rows that are not negative and sum to 1\).*`logits='torch.log'`",
+    ),
+    "probabilities with a little added": (
+        lambda m, b: F.nll_loss(torch.log(m(b["x"]) + 1e-8), b["y"]),
+        Probabilities,
+        r"self: The network returns probabilities",
+    ),
+    "probabilities in the step": (
+        lambda m, b: F.cross_entropy(m.net(b["x"]).softmax(1), b["y"]),
+        Module,
+        "What cross_entropy read: The network returns probabilities",
+    ),
+    "binary probabilities": (
+        lambda m, b: F.binary_cross_entropy(m.binary(b["x"]).sigmoid().mul(1)[:, 0], b["sick"]),
+        Module,
+        r"values in \[0, 1\].*`logits='torch.logit'`",
+    ),
+    "scaled logits": (
+        lambda m, b: F.cross_entropy(m.net(b["x"]) * 3, b["y"]),
+        Module,
+        r"cross_entropy read \(6, 5\); submodules that read images: net \(Net\).*Pass `network=`",
+    ),
+    "images changed in the step": (
+        lambda m, b: F.cross_entropy(m.net(b["x"] / 255), b["y"]),
+        Module,
+        "`batch_to_inputs=`, a function from the batch",
+    ),
+    "images changed in place in the step": (
+        lambda m, b: F.cross_entropy(m.net(b["x"].mul_(3)), b["y"]),
+        Module,
+        r"net returned something else when it was run again",
+    ),
+    "ensemble": (
+        lambda m, b: F.cross_entropy(torch.stack([net(b["x"]) for net in m.two]).mean(0), b["y"]),
+        Module,
+        "No network was found",
+    ),
+    "dropout that stays": (
+        lambda m, b: F.cross_entropy(F.dropout(m.net(b["x"]), training=True), b["y"]),
+        Module,
+        "No network was found",
+    ),
+    "several labels": (
+        lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), F.cross_entropy(m.colours(b["x"]), b["colour"])),
+        Module,
+        r"several labels \(batch\['colour'\], batch\['y'\]\).*Pass `logits=`",
+    ),
+    "student and teacher": (
+        lambda m, b: [F.cross_entropy(net(b["x"]), b["y"]) for net in m.two],
+        Module,
+        r"logits of several networks \(two.0, two.1\). Pass `network=`",
+    ),
+    "labels made in the step": (
+        lambda m, b: F.cross_entropy(m.net(b["x"]), (b["y"] + 1) % NUM_CLASSES),
+        Module,
+        "cross_entropy read labels that are no part of the batch",
+    ),
+    "several sigmoids": (
+        lambda m, b: F.binary_cross_entropy_with_logits(m.net(b["x"]), F.one_hot(b["y"], NUM_CLASSES).float()),
+        Module,
+        "each with a sigmoid of its own",
+    ),
+    "segmentation": (
+        lambda m, b: F.cross_entropy(m.net.conv(b["x"]), torch.zeros(6, 6, 6, dtype=torch.long)),
+        Module,
+        r"cross_entropy read \(6, 4, 6, 6\)",
+    ),
+    "two networks and no loss": (lambda m, b: (m.net(b["x"]), m.colours(b["x"])), Module, "losses: none seen"),
+    "nothing": (lambda _m, _b: None, Module, "submodules that read images: none"),
+}

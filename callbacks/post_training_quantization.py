@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]  # exported without saying so
@@ -18,7 +19,7 @@ from qcal.callbacks.network_finder import NetworkFinder
 from qcal.callbacks.record_logging import log_record
 from qcal.callbacks.study_context import describe_run, free_folder, run_folder
 from qcal.callbacks.study_data import Pairs, StudyData, find_data, validating
-from qcal.quantization import PlacementName, Setting
+from qcal.quantization import PlacementName, Setting, prepare
 from qcal.report.console import StudyProgress, print_record
 from qcal.report.pictures import save_pictures
 from qcal.robustness import Record, build_record, run_study, write_record
@@ -37,7 +38,8 @@ class PostTrainingQuantization(Callback):
 
     Which submodule maps images to logits, and where images and labels are in a batch, is seen in the first validation
     batch (at the sanity check, before anything is trained): what the loss reads there is followed back to the batch.
-    One line says what was found. Where nothing is found, or probabilities are, the run is refused before it begins.
+    One line says what was found, and a copy is prepared once for a rehearsal. Where nothing is found, or probabilities
+    are, or the network or a setting cannot be quantized, the run is refused before it begins.
 
     Writes `records.json`, `records.csv`, `logits.npz` and `figures/` into `<run folder>/ptq`, prints the table, and
     logs every figure through every logger of the trainer under `ptq/<setting>/<figure>`.
@@ -159,13 +161,34 @@ class PostTrainingQuantization(Callback):
     def _look(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if not self.finder.finish(pl_module, batch, trainer.precision_plugin.val_step_context):
             return
+        is_early = trainer.state.fn == "fit" and (trainer.sanity_checking or trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector of Lightning
+        failure = None if self.finder.failure is None else str(self.finder.failure)
         if self.finder.attachment is not None:
             rank_zero_info(self.finder.attachment.line(pl_module))
+            failure = self._rehearse(pl_module, batch) if is_early else None
+        if failure is None:
             return
-        refusal = f"PostTrainingQuantization cannot study this network. {self.finder.failure}"
-        if trainer.state.fn == "fit" and (trainer.sanity_checking or trainer.fast_dev_run):  # type: ignore[attr-defined]  # set by a connector of Lightning
+        refusal = f"PostTrainingQuantization cannot study this network. {failure}"
+        if is_early:
             raise MisconfigurationException(refusal)
         log.error("%s Training goes on without it.", refusal)
+
+    def _rehearse(self, pl_module: LightningModule, batch: Any) -> str | None:
+        """Prepare a copy of the untrained network: what cannot be quantized is to be known now, not in the morning.
+
+        Returns:
+            Why it cannot be, or cannot be at a setting; None if it can.
+        """
+        failure: str | None = None
+        with isolate_rng(), torch.inference_mode(False), torch.no_grad():
+            try:
+                images, _ = self.finder.reader()(batch)
+                prepare(self.finder.build(pl_module), images, placement=self.placement).check(self.settings)
+            except (ValueError, TypeError) as error:
+                failure = str(error)
+            except Exception as error:  # not the network's fault (memory, say): training must not be refused for it
+                log.warning("The rehearsal of the quantization study failed: %s", error, exc_info=error)
+        return failure
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember where training begins: `on_fit_end` also comes when nothing is trained."""

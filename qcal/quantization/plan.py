@@ -305,9 +305,13 @@ class Plan:
             "unfolded": {norm.name: norm.reason for norm in self.unfolded},
         }
 
-    def _ready(self, settings: Sequence[Setting | str], engine: Engine) -> list[Setting]:
-        """The settings, each once, if all that they need is there."""
-        check_engine(engine)
+    def check(self, settings: Sequence[Setting | str]) -> list[Setting]:
+        """The settings, each once, if this network can be run at them once images were observed.
+
+        Raises:
+            ValueError: a bad setting, a pattern in it that matches nothing in this network, or a weight method on a
+                network without a graph.
+        """
         parsed = list(dict.fromkeys(Setting.parse(setting) for setting in settings))
         for setting in parsed:
             resolve(setting, self._plain.placement)
@@ -316,6 +320,13 @@ class Plan:
                     f"`{setting}` names a weight method (cle, ada, bc), which walks the network's graph, but this plan "
                     "has none. Prepare it with placement='graph', or leave the method out."
                 )
+        return parsed
+
+    def _ready(self, settings: Sequence[Setting | str], engine: Engine) -> list[Setting]:
+        """The settings, each once, if all that they need is there."""
+        check_engine(engine)
+        parsed = self.check(settings)
+        for setting in parsed:
             if setting.needs_images and not self.statistics:
                 raise ValueError(
                     f"`{setting}` needs images for its ranges or its weights, got no observation. "

@@ -22,11 +22,11 @@ from tests.clients.project import BATCH, NUM_CLASSES, ConvNet, Project, Score, m
 Labelled = namedtuple("Labelled", ["picture", "category"])
 
 
-def plain(pl: ModuleType, *, compiled: bool = False) -> Project:
+def plain(pl: ModuleType, *, compiled: bool = False, make_network: Callable[[], nn.Module] = ConvNet) -> Project:
     class LitClassifier(pl.LightningModule):  # type: ignore[name-defined,misc]  # of the package that is given
         def __init__(self) -> None:
             super().__init__()
-            network = ConvNet()
+            network = make_network()
             self.model = torch.compile(network, backend="eager") if compiled else network
 
         def forward(self, x: Tensor) -> Tensor:

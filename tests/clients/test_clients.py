@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from qcal.callbacks import PostTrainingQuantization
 from qcal.robustness import read_record
 from tests.clients import odd_projects, projects
-from tests.clients.project import VAL, Project
+from tests.clients.project import VAL, ConvNet, Project
 
 Make = Callable[[ModuleType], Project]
 
@@ -173,6 +174,36 @@ def test_what_cannot_be_studied_is_refused_at_the_sanity_check(
     assert not (tmp_path / "ptq").exists()
     assert all(torch.equal(value, before[name]) for name, value in project.module.state_dict().items())
     assert not any(part._forward_hooks for part in project.module.modules())
+
+
+class Branching(ConvNet):
+    """Cannot be exported: it looks at what it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(x)
+        return logits if bool(logits.max() > -1e9) else -logits
+
+
+def test_a_network_that_cannot_be_exported_is_refused_before_training_with_the_way_out(
+    pl: ModuleType, tmp_path: Path
+) -> None:
+    project = projects.plain(pl, make_network=Branching)
+    trainer = _trainer(pl, tmp_path, PostTrainingQuantization(["w8a8"]))
+    with pytest.raises(MisconfigurationException, match=r"cannot study this network.*placement=.modules."):
+        trainer.fit(project.module, project.train, project.val)
+    assert trainer.global_step == 0
+
+    callback, project = _fit(pl, lambda pl: projects.plain(pl, make_network=Branching), tmp_path, placement="modules")
+    _check(callback, project, tmp_path, network="model")
+    assert callback.record.context["placement"]["name"] == "modules"
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_training(pl: ModuleType, tmp_path: Path) -> None:
+    project = projects.plain(pl)
+    trainer = _trainer(pl, tmp_path, PostTrainingQuantization(["w8a8", "w4a8-keep=layer9.*"]))
+    with pytest.raises(MisconfigurationException, match=r"must match a layer or stored tensor.*'layer9\.\*'"):
+        trainer.fit(project.module, project.train, project.val)
+    assert trainer.global_step == 0
 
 
 def test_without_a_sanity_check_a_refusal_costs_no_training(

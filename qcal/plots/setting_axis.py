@@ -1,5 +1,6 @@
 """A horizontal axis with one place for each quantization setting: names, heights, and marks where there is nothing."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from qcal.plots.style import FONT_SIZE, INK, LINE_WIDTH, MUTED
 
 MOST_UPRIGHT = 9  # settings; more, and their names are turned
+_LINE_CHARACTERS = 10  # below the bit-widths; longer words are broken
 _HEADROOM = 0.12  # of the height, for the figures beyond the bars
 
 
@@ -44,15 +46,31 @@ def tick_labels(settings: Sequence[str]) -> tuple[list[str], str]:
     endings = {ending for _, _, ending in parts}
     if len(endings) == 1:
         return [head for head, _, _ in parts], endings.pop()
-    return [f"{head}\n{ending}" if ending else head for head, _, ending in parts], ""
+    return ["\n".join([head, *_lines(ending)]) for head, _, ending in parts], ""
+
+
+def _lines(ending: str) -> list[str]:
+    """The words of an ending, as many to a line as fit; a word too long for a line is broken, best at punctuation."""
+    lines: list[str] = []
+    for word in ending.split("-") if ending else ():
+        joined = f"{lines[-1]}-{word}" if lines else word
+        if len(joined) <= _LINE_CHARACTERS:
+            lines[-1:] = [joined]
+            continue
+        lines.append("")
+        for piece in re.findall(rf"[^=+:.]{{1,{_LINE_CHARACTERS - 1}}}[=+:.]?|[=+:.]", word):
+            if lines[-1] and len(lines[-1]) + len(piece) > _LINE_CHARACTERS:
+                lines.append("")
+            lines[-1] += piece
+    return lines
 
 
 def name_settings(ax: Axes, settings: Sequence[str], counts: Sequence[int] | None = None) -> Axes:
     """Name the horizontal axis and its ticks, with the number of swaps of each setting if given; returns `ax`."""
-    upright = len(settings) <= MOST_UPRIGHT
     labels, shared = tick_labels(settings)
+    upright = len(settings) <= MOST_UPRIGHT
     if not upright:
-        labels = [label.replace("\n", "-") for label in labels]
+        labels = [setting.removesuffix(f"-{shared}") if shared else setting for setting in settings]
     if counts is not None:
         form = "{}\n{:,}" if upright else "{} ({:,})"
         labels = [form.format(label, count) for label, count in zip(labels, counts, strict=True)]

@@ -11,6 +11,7 @@ from qcal.plots.setting_axis import fit_height, mark_no_swaps, name_settings, ti
         (["w8a8-mse", "w4a8-mse"], ["w8a8", "w4a8"], "mse"),
         (["w8a8-mse", "w4a8"], ["w8a8\nmse", "w4a8"], ""),
         (["w8a8-mse-full", "w4a8-mse"], ["w8a8\nmse-full", "w4a8\nmse"], ""),
+        (["w8a8-ema-wmse-full-out", "w4a8-mse"], ["w8a8\nema-wmse\nfull-out", "w4a8\nmse"], ""),
     ],
 )
 def test_words_that_all_settings_share_are_said_once(settings: list[str], labels: list[str], shared: str) -> None:
@@ -31,6 +32,21 @@ def test_many_settings_are_named_turned_and_on_one_line() -> None:
     assert texts[0] == "w4a3 (0)"
     assert texts[-1] == "w2a2-mse (10)"
     assert ax.get_xticklabels()[0].get_rotation() == 90
+
+
+def test_a_long_word_is_broken_so_that_names_do_not_overlap() -> None:
+    settings = [
+        "w8a8-mse",
+        "w4a8-pct99.9-keep=first_last",
+        "w4a4-kl-backbone.stage1.*:w8a8",
+        "w3a3-averyveryverylongname:w8",
+    ]
+    ax = name_settings(Figure().add_subplot(), settings)
+    labels = [label.get_text().split("\n") for label in ax.get_xticklabels()]
+    assert labels[1] == ["w4a8", "pct99.9", "keep=", "first_last"]
+    for setting, lines in zip(settings, labels, strict=True):
+        assert max(map(len, lines)) <= 10
+        assert "".join(lines).replace("-", "") == setting.replace("-", "")
 
 
 @pytest.mark.parametrize(

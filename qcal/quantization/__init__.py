@@ -1,4 +1,14 @@
-"""Post-training quantization that answers what a network would do at many settings, without changing it."""
+"""Post-training quantization that answers what a network would do at many settings, without changing it.
+
+Where to look:
+
+- settings: `setting`, `setting_words` (short forms), `resolve` and `specs` (what one means on a network)
+- from a network to a plan: `preparation`; `graph` (export), `simplify`, `attention`, `fold`, `layers`, then `rules`,
+  `sites` and `place` (which tensors are quantized); `modules` and its helpers for networks without a graph
+- ranges: `observers` (what one pass keeps), `ranges`, `mse_range`, `entropy_range`
+- weights: `weights`, `weight_search`; methods: `equalization`, `bias_correction`, `adaround`
+- running: `plan` (the door), `network`, `engines`, `quantizer`, `portions`, `sensitivity`, `summary`, `plan_file`
+"""
 
 from qcal.quantization.adaround import AdaRoundOptions
 from qcal.quantization.engines import Engine

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]  # exported without saying so
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 
 from qcal.callbacks.attachment import class_names
 from qcal.callbacks.images_to_logits import FLATTEN, SELF
@@ -183,7 +183,7 @@ class PostTrainingQuantization(Callback):
         with isolate_rng(), torch.inference_mode(False), torch.no_grad():
             try:
                 images, _ = self.finder.reader()(batch)
-                prepare(self.finder.build(pl_module), images, placement=self.placement).check(self.settings)
+                self.rehearse(self.finder.build(pl_module), images)
             except (ValueError, TypeError) as error:
                 failure = str(error)
             except Exception as error:  # not the network's fault (memory, say): training must not be refused for it
@@ -266,6 +266,19 @@ class PostTrainingQuantization(Callback):
         if attachment is None:
             return {}
         return {"network": class_names(pl_module, attachment.way), "attachment": attachment.described()}
+
+    def rehearse(self, network: nn.Module, images: Tensor) -> None:
+        """Prepare a network and look at the settings on it, without running any.
+
+        Args:
+            network: Maps images to logits; it is not changed.
+            images: `(N, ...)`, of the size it is used with.
+
+        Raises:
+            TypeError: What `network` returns is no tensor.
+            ValueError: It cannot be prepared, or a setting does not fit it; see `qcal.quantization.prepare`.
+        """
+        prepare(network, images, placement=self.placement).check(self.settings)
 
     def check_network(self, pl_module: nn.Module) -> None:
         """Refuse a `network` that names what is not there.

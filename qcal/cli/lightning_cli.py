@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -95,8 +96,11 @@ class QcalCLI(LightningCLI):
         try:
             self._check_checkpoint()
             super().instantiate_classes()
-            self._get(self.config_init, "ptq").check_network(self.model)
+            ptq = self._get(self.config_init, "ptq")
+            ptq.check_network(self.model)
             check_fit(self.model, self.datamodule, self.subcommand or "fit")
+            if ptq.network in dict(self.model.named_modules()):
+                ptq.rehearse(self.model.get_submodule(ptq.network), torch.zeros(2, *self.datamodule.input_shape))
         except _INPUT_ERRORS as error:
             raise UsageError(readable(str(error))) from error
 

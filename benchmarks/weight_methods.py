@@ -3,7 +3,7 @@
 The residual network is the paper's ResNet20 for CIFAR-100 with its authors' weights (`--weights`, `--data`: see the
 arguments); 1,024 training images give the ranges and teach the methods, accuracy is over all 10,000 test images.
 
-The depthwise network is a small MobileNetV2, trained here on the embedded digits for a few minutes. Per-tensor weights
+The depthwise network is a small MobileNetV2, trained here on the embedded digits for 40 epochs. Per-tensor weights
 fail where a few channels of a layer are larger than the others by orders of magnitude, as folding batch norm leaves
 them in ImageNet's MobileNetV2 after days of training (Nagel et al. 2019, figure 2). Minutes of training do not spread
 them so far. So the spread is planted before it, in the initial factors of the batch norms in front of depthwise and

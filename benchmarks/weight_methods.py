@@ -5,7 +5,7 @@ arguments); 1,024 training images give the ranges and teach the methods, accurac
 
 The depthwise network is a small MobileNetV2, trained here on the embedded digits for 40 epochs. Per-tensor weights
 fail where a few channels of a layer are larger than the others by orders of magnitude, as folding batch norm leaves
-them in ImageNet's MobileNetV2 after days of training (Nagel et al. 2019, figure 2). Minutes of training do not spread
+them in ImageNet's MobileNetV2 after days of training (Nagel et al. 2019, figure 2). So short a training does not spread
 them so far. So the spread is planted before it, in the initial factors of the batch norms in front of depthwise and
 projecting convolutions: 10^-(`SPREAD` u^4), u uniform in [0, 1]. The batch norm that comes next undoes it, so that the
 network learns as well; folded, the weights between the two have it.

@@ -13,6 +13,7 @@ from qcal.robustness import Comparison, Record
 _STAGES = {
     "observe": "Estimating activation ranges",
     "adaround": "AdaRound, layer by layer",
+    "recalibration": "Running the grid on the recalibration split",
     "evaluate": "Running the grid",
 }
 _COLUMNS = (
@@ -67,6 +68,8 @@ def settings_table(record: Record) -> Table:
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     scores = record.float_scores
+    if scores is None:
+        return table
     confidence = [_percent(scores.ece), _signed(scores.overconfidence), f"{scores.nll:.3f}"]
     table.add_row("float", _percent(scores.accuracy), *[""] * 5, *confidence)
     for name, comparison in record.settings.items():

@@ -23,15 +23,16 @@ def draw_pictures(record: Record, study: Study) -> dict[str, Figure]:
         `reliability` (float and every setting, with confidence histograms) and `swaps` (the paper's three panels), by
         name.
     """
-    logits = {"float": study.float_logits, **{str(setting): logits for setting, logits in study.quant_logits.items()}}
+    compared = study.compared
+    logits = {"float": compared.float, **compared.settings}
     bins: dict[str, ReliabilityBins] = {}
     for name, each in logits.items():
         confidence, _ = confidence_from_logits(each)
-        bins[name] = reliability_bins(confidence, lowest_argmax(each) == study.target)
-    float_confidence, _ = confidence_from_logits(study.float_logits)
-    float_prediction = lowest_argmax(study.float_logits)
+        bins[name] = reliability_bins(confidence, lowest_argmax(each) == compared.target)
+    float_confidence, _ = confidence_from_logits(compared.float)
+    float_prediction = lowest_argmax(compared.float)
     swapped_confidence = [
-        float_confidence[float_prediction != lowest_argmax(each)].numpy() for each in study.quant_logits.values()
+        float_confidence[float_prediction != lowest_argmax(each)].numpy() for each in compared.settings.values()
     ]
     rows = [asdict(comparison) for comparison in record.settings.values()]
     return {
@@ -42,7 +43,7 @@ def draw_pictures(record: Record, study: Study) -> dict[str, Figure]:
             error_change=[row["error_change"] for row in rows],
             damage_per_swap=[row["damage_per_swap"] for row in rows],
             swapped_confidence=swapped_confidence,
-            num_images=len(study.target),
+            num_images=len(compared),
         ),
     }
 

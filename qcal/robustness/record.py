@@ -1,8 +1,8 @@
 """The record of a study: what is written beside the checkpoints, and read again by reports.
 
 Three files in one folder: `records.json` (everything but the logits), `records.csv` (one row a setting, for
-spreadsheets) and `logits.npz` (`target`, `float` and one array a setting: enough to analyse the run again without the
-model).
+spreadsheets) and `logits.npz` (`target`, `float` and one array a setting, and the same again under `recalibration/`:
+enough to analyse the run again without the model).
 """
 
 import csv
@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from qcal.atomic import replacing
 from qcal.robustness.comparison import Comparison, Scores, compare, score
+from qcal.robustness.logits import FLOAT, FLOAT32, Logits
 from qcal.robustness.study import Study
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a reader of the old files would misunderstand the new ones."""
+RECALIBRATION = "recalibration/"
+"""Before the names of arrays in `logits.npz` that are of images kept aside for recalibration."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,19 @@ class Record:
     """A study in figures, and where it comes from.
 
     Attributes:
-        float_scores: Scores of the float network.
+        float_scores: Scores of the float network; None if nothing could be measured.
         settings: Per setting's short form (`w4a8`), its `Comparison` with float; in the order of the grid.
         context: Plain values that say what was measured: config, versions, seed, data roles and hashes, placement,
             seconds.
+        errors: What could not be measured and why, by setting or by what was being done; empty when all went well.
         schema_version: Of the files.
     """
 
-    float_scores: Scores
+    float_scores: Scores | None
     settings: dict[str, Comparison]
     # Any: whatever plain JSON the caller's config holds.
     context: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -56,17 +60,27 @@ def build_record(study: Study, context: Mapping[str, Any] | None = None) -> Reco
     Raises:
         ValueError: Logits that are not finite, or labels out of range.
     """
-    gathered = {
-        "num_images": len(study.target),
+    compared = study.compared
+    gathered: dict[str, Any] = {
+        "num_images": len(compared),
         "range_estimation_images": study.range_images,
+        "recalibration_images": 0 if study.recalibration is None else len(study.recalibration),
         "placement": study.placement,
         "seconds": study.seconds,
     }
-    settings = {
-        str(setting): compare(study.float_logits, logits, study.target)
-        for setting, logits in study.quant_logits.items()
-    }
-    return Record(score(study.float_logits, study.target), settings, {**(context or {}), **gathered})
+    if compared.float32 is not None:
+        gathered["precision_gap"] = _precision_gap(compared)
+    settings = {name: compare(compared.float, logits, compared.target) for name, logits in compared.settings.items()}
+    scores = score(compared.float, compared.target)
+    return Record(scores, settings, {**(context or {}), **gathered}, dict(study.errors))
+
+
+def _precision_gap(compared: Logits) -> dict[str, float]:
+    """What float32 alone changes against the precision the network was trained and is compared in."""
+    assert compared.float32 is not None
+    gap = compare(compared.float, compared.float32, compared.target)
+    largest = (compared.float - compared.float32).abs().max().item()
+    return {"swap_rate": gap.swap_rate, "error_change": gap.error_change, "largest_logit_difference": largest}
 
 
 def write_record(record: Record, folder: str | Path, *, study: Study | None = None) -> list[Path]:
@@ -124,38 +138,62 @@ def read_record(folder: str | Path) -> Record:
             "or run the study again."
         )
     settings = {row.pop("setting"): Comparison(**row) for row in content["settings"]}
-    return Record(Scores(**content["float"]), settings, content["context"])
+    scores = None if content["float"] is None else Scores(**content["float"])
+    return Record(scores, settings, content["context"], content["errors"])
 
 
 def write_logits(study: Study, path: str | Path) -> Path:
-    """Write `target`, `float` and every setting's logits as one compressed `.npz`, whole or not at all."""
-    arrays = {"target": study.target.numpy(), "float": study.float_logits.numpy()}
-    arrays |= {str(setting): logits.numpy() for setting, logits in study.quant_logits.items()}
+    """Write a study's logits as one compressed `.npz`, whole or not at all."""
+    arrays = _arrays(study.compared, "")
+    if study.recalibration is not None:
+        arrays |= _arrays(study.recalibration, RECALIBRATION)
     # A file object, because `savez` adds a suffix to names it does not like.
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes the names for its own arguments
     return Path(path)
 
 
-def read_logits(path: str | Path) -> dict[str, Tensor]:
-    """Read `write_logits`'s file: `target`, `float` and the settings, as tensors."""
+def read_logits(path: str | Path) -> Logits:
+    """The logits on the compared images that `write_logits` wrote, as tensors."""
+    return _read(path, "")
+
+
+def read_recalibration_logits(path: str | Path) -> Logits | None:
+    """The same on the images kept aside for recalibration; None if the study had none."""
     with np.load(Path(path), allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        has_any = f"{RECALIBRATION}target" in arrays.files
+    return _read(path, RECALIBRATION) if has_any else None
+
+
+def _arrays(logits: Logits, prefix: str) -> dict[str, np.ndarray]:
+    arrays = {"target": logits.target, FLOAT: logits.float, **logits.settings}
+    if logits.float32 is not None:
+        arrays[FLOAT32] = logits.float32
+    return {prefix + name: array.numpy() for name, array in arrays.items()}
+
+
+def _read(path: str | Path, prefix: str) -> Logits:
+    with np.load(Path(path), allow_pickle=False) as arrays:
+        names = [name for name in arrays.files if name.startswith(RECALIBRATION) == bool(prefix)]
+        tensors = {name.removeprefix(prefix): torch.from_numpy(arrays[name]) for name in names}
+    target, plain, full = tensors.pop("target"), tensors.pop(FLOAT), tensors.pop(FLOAT32, None)
+    return Logits(target, plain, tensors, full)
 
 
 def _as_json(record: Record) -> dict[str, Any]:
     """The layout of `records.json`. Any: a nesting of plain JSON values."""
     return {
         "schema_version": record.schema_version,
-        "float": asdict(record.float_scores),
+        "float": None if record.float_scores is None else asdict(record.float_scores),
         "settings": [{"setting": name, **asdict(comparison)} for name, comparison in record.settings.items()],
         "context": record.context,
+        "errors": record.errors,
     }
 
 
 def _write_csv(record: Record, path: Path) -> Path:
     columns = ["setting", *(f.name for f in fields(Comparison))]
-    rows = [{"setting": "float", **asdict(record.float_scores)}]
+    rows = [] if record.float_scores is None else [{"setting": "float", **asdict(record.float_scores)}]
     rows += [{"setting": name, **asdict(comparison)} for name, comparison in record.settings.items()]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

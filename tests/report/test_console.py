@@ -4,19 +4,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from qcal.quantization import Setting
 from qcal.report.console import StudyProgress, print_record, settings_table
-from qcal.robustness import Record, Study, build_record
+from qcal.robustness import Logits, Record, Study, build_record
 
 
 def _record() -> Record:
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(200, 4, generator=generator)
     quantized = {
-        Setting.parse("w8a8-mse-full-out"): logits,
-        Setting.parse("w2a8-mse-full-out"): logits + 5 * torch.randn(200, 4, generator=generator),
+        "w8a8-mse-full-out": logits,
+        "w2a8-mse-full-out": logits + 5 * torch.randn(200, 4, generator=generator),
     }
-    return build_record(Study(torch.arange(200) % 4, logits, quantized, {}, 0))
+    return build_record(Study(Logits(torch.arange(200) % 4, logits, quantized)))
 
 
 def test_the_table_fits_eighty_columns_and_cuts_no_figure() -> None:
@@ -35,7 +34,7 @@ def test_a_long_setting_is_folded_and_cuts_no_figure() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(200, 4, generator=generator)
     name = "w4a8-mse-keep=backbone.stage1.*+backbone.stage4.*-head.classifier:w8a8"
-    study = Study(torch.arange(200) % 4, logits, {Setting.parse(name): logits.flip(0)}, {}, 0)
+    study = Study(Logits(torch.arange(200) % 4, logits, {name: logits.flip(0)}))
     record, page = build_record(study), io.StringIO()
     Console(file=page, width=80).print(settings_table(record))
     assert max(map(len, page.getvalue().splitlines())) <= 80

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from qcal.callbacks.batches import describe, walk
+from qcal.callbacks.chosen_weights import ChosenWeights
 from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way, copy_parts
 from qcal.callbacks.watch import BINARY_LOSS, PROBABILITY_LOSS
 
@@ -65,7 +66,10 @@ class Attachment:
 
 
 def build_network(
-    pl_module: nn.Module, attachment: Attachment, function: Callable[[Any], Any] | None = None
+    pl_module: nn.Module,
+    attachment: Attachment,
+    function: Callable[[Any], Any] | None = None,
+    weights: ChosenWeights | None = None,
 ) -> nn.Module:
     """A copy of the network of an attachment: images `(N, ...)` to logits `(N, C)`; `pl_module` is unchanged.
 
@@ -73,12 +77,18 @@ def build_network(
         pl_module: The user's module.
         attachment: What to copy and how to call it.
         function: The user's function from an output to logits, if there is one.
+        weights: Those the copy gets; those of `pl_module` when not given.
 
     Returns:
         The copy of a submodule where it takes images and returns logits, else a module around copies.
+
+    Raises:
+        ValueError: `weights` lack some of the network's.
     """
     way, key = attachment.way, attachment.logits_key
     root, is_binary = copy_parts(pl_module, way), attachment.output == "binary_logits"
+    if weights is not None:
+        weights.load_into(root)
     if way.is_bare and not (key or function or is_binary):
         return root.get_submodule(way.module)
     return ImagesToLogits(root, way, key=key, function=function, is_binary=is_binary)

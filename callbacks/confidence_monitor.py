@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qcal.callbacks.network import find_network
+from qcal.callbacks.pairs import Pairs
 from qcal.callbacks.study_context import run_folder
-from qcal.callbacks.study_data import Pairs
 from qcal.functional.calibration import check_binning
 from qcal.metrics import (
     AUGRC,

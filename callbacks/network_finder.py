@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qcal.callbacks.attachment import Attachment, build_network
 from qcal.callbacks.batches import FLOAT, BatchReader, custom_reader, import_function, leaves, reader
+from qcal.callbacks.chosen_weights import ChosenWeights
 from qcal.callbacks.images_to_logits import SELF
 from qcal.callbacks.search import Search
 from qcal.callbacks.watch import Observation, Watch
@@ -103,9 +104,14 @@ class NetworkFinder:
         observation = Observation(self._parts(batch))
         self._search(pl_module, observation, batch, nullcontext, network=self.network or SELF)
 
-    def build(self, pl_module: nn.Module) -> nn.Module:
-        """A copy of the network: images to logits."""
-        return build_network(pl_module, self._found(), self._wishes(pl_module).function)
+    def adopt(self, attachment: Attachment | None) -> None:
+        """Take what another process found in its batch, so that all measure the same network; None changes nothing."""
+        if attachment is not None:
+            self.attachment, self.failure = attachment, None
+
+    def build(self, pl_module: nn.Module, weights: ChosenWeights | None = None) -> nn.Module:
+        """A copy of the network, images to logits, with other weights if they are given."""
+        return build_network(pl_module, self._found(), self._wishes(pl_module).function, weights)
 
     def reader(self) -> BatchReader:
         """From a batch to images and labels."""

@@ -12,17 +12,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from qcal.callbacks.attachment import class_names
+from qcal.callbacks.chosen_weights import WeightsName, best_checkpoint_callback
 from qcal.callbacks.images_to_logits import FLATTEN, SELF
 from qcal.callbacks.network import find_network
 from qcal.callbacks.network_finder import NetworkFinder
-from qcal.callbacks.record_logging import log_record
-from qcal.callbacks.study_context import describe_run, free_folder, run_folder
-from qcal.callbacks.study_data import Pairs, StudyData, find_data, validating
+from qcal.callbacks.processes import processes_of
+from qcal.callbacks.schedule import InTest, Schedule
+from qcal.callbacks.studies import Results, Studies
+from qcal.callbacks.study_data import DataOptions, Loader, Loaders, Split, can_find
+from qcal.callbacks.study_runner import StudyOptions
 from qcal.quantization import PlacementName, Setting, prepare
-from qcal.report.console import StudyProgress, print_record
-from qcal.report.pictures import save_pictures
-from qcal.robustness import Record, build_record, run_study, write_record
+from qcal.robustness import Record
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ DEFAULT_SETTINGS = ("w8a8", "w6a8", "w5a8", "w4a8", "w3a8")
 class PostTrainingQuantization(Callback):
     """Quantize a copy of the trained network over a grid of settings and record which predictions changed.
 
-    Runs once, when `fit` has trained and ended normally, or when `test` runs alone; not after an exception, an
-    interrupt, a sanity check or under `fast_dev_run`. The module, its checkpoints and the random state stay as they
-    are.
+    Runs once, when `fit` has trained and ended normally, or when `test` or `validate` runs alone; not after an
+    exception or an interrupt. Under `fast_dev_run` it is tried on one batch and writes nothing. The module, its
+    checkpoints and the random state stay as they are.
 
     Which submodule maps images to logits, and where images and labels are in a batch, is seen in the first validation
     batch (at the sanity check, before anything is trained): what the loss reads there is followed back to the batch.
@@ -42,27 +42,47 @@ class PostTrainingQuantization(Callback):
     are, or the network or a setting cannot be quantized, the run is refused before it begins.
 
     Writes `records.json`, `records.csv`, `logits.npz` and `figures/` into `<run folder>/ptq`, prints the table, and
-    logs every figure through every logger of the trainer under `ptq/<setting>/<figure>`.
+    logs every figure through every logger of the trainer under `ptq/<setting>/<figure>`. With several loaders each has
+    a folder there, and its name in the keys. On several devices each measures its share of the images, and the record
+    is that of one device.
+
+    Float logits are those of the precision the network was trained in; quantization is simulated in float32, and the
+    record states what that difference alone changes.
 
     Args:
         settings: The grid, in short forms: `w<weight bits>a<activation bits>`, bits 2 to 8 or `fp`, then words such as
             `-mse`, `-full`, `-ada` or `-keep=first_last`; see `qcal.quantization.Setting`.
-        data: Which images to compare on after `fit`: `val` (the loaders fit used) or `test` (the data module's). A
-            stand-alone `test` always uses the loaders it was given.
+        data: Which images to compare on after `fit`: `val` (the loaders fit used), `test` (the data module's), or a
+            loader, several in a list, or by name in a dictionary. A `test` or `validate` that stands alone always
+            compares on the loaders it ran on.
         network: Dotted name of the submodule that maps images to logits, several that are called in sequence as
             `backbone+head`, or `self` for the whole module; what the first validation batch shows when not given.
         output_dir: Where to write; `ptq` in the run's folder when not given.
         on_error: Whether a failure of the study is logged and training counts as ended well (`warn`), or is raised.
+            In both cases what was measured before is written.
         logits: Where `network` returns something else: the dotted name of the submodule that makes the logits inside
             it, or a function (or its dotted import path) from its output to the logits.
         batch_to_inputs: Function (or its dotted import path) from a batch to `(images, target)`, as `network` gets
             them; the parts of the batch that the first validation step used when not given.
         placement: Which tensors are quantized: `graph` (what an int8 backend would store), `modules` (without a graph,
             for a network that cannot be exported) or `xia2021` (as the paper's code).
+        weights: Which weights: `last`, those at the end of training (their averages under `WeightAveraging` or
+            `StochasticWeightAveraging`), or `best`, those of the checkpoint that `ModelCheckpoint(monitor=...)` keeps.
+        range_estimation: Loader of training images for the activation ranges. When not given, the data module's
+            `range_estimation_dataloader`; without one, images of the training loader, with the transforms of the val
+            split where both are data sets of one kind.
+        recalibration: Loader of images that are neither trained nor compared on; temperatures are fitted on them. When
+            not given, the data module's `recalibration_dataloader` if it has one.
+        range_estimation_size: Images that are taken of the training loader for the ranges; a thousand is plenty.
+        max_batches: Batches of each loader to compare on at most; the trainer's own limit holds in any case.
+        every_n_epochs: Study the network during training too, after every n-th epoch, as a curve: figures are logged
+            and written to `epochs.csv`. Each takes as long as the study at the end.
+        in_test: Whether `Trainer.test` and `Trainer.validate` are followed by a study: when no `fit` was studied before
+            (`alone`), `always` or `never`.
 
     Raises:
-        ValueError: No setting, one that does not exist, an unknown `data`, `on_error` or `placement`, or a
-            `batch_to_inputs` that cannot be imported.
+        ValueError: No setting, one that does not exist, an unknown choice, a number below 1, or a `batch_to_inputs`
+            that cannot be imported.
 
     Example:
         ::
@@ -77,7 +97,7 @@ class PostTrainingQuantization(Callback):
     def __init__(
         self,
         settings: Sequence[str] = DEFAULT_SETTINGS,
-        data: Literal["val", "test"] = "val",
+        data: Split | Loaders = "val",
         network: str | None = None,
         output_dir: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -85,46 +105,76 @@ class PostTrainingQuantization(Callback):
         logits: str | Callable[[Any], Any] | None = None,
         batch_to_inputs: str | Callable[[Any], Any] | None = None,
         placement: PlacementName = "graph",
+        weights: WeightsName = "last",
+        range_estimation: Loader | None = None,
+        recalibration: Loader | None = None,
+        range_estimation_size: int = 1024,
+        max_batches: int | None = None,
+        every_n_epochs: int | None = None,
+        in_test: InTest = "alone",
     ) -> None:
         super().__init__()
         self.settings = _parse(settings)
-        _check_choice("data", data, ("val", "test"))
+        if isinstance(data, str):
+            _check_choice("data", data, ("val", "test"))
         _check_choice("on_error", on_error, ("warn", "raise"))
         _check_choice("placement", placement, get_args(PlacementName))
-        self.data = data
+        _check_choice("weights", weights, get_args(WeightsName))
+        _check_choice("in_test", in_test, get_args(InTest))
+        _check_count("range_estimation_size", range_estimation_size)
+        for name, count in {"max_batches": max_batches, "every_n_epochs": every_n_epochs}.items():
+            if count is not None:
+                _check_count(name, count)
+        self.data = DataOptions(data, range_estimation, recalibration, max_batches, range_estimation_size)
         self.network = network
         self.finder = NetworkFinder(network, logits, batch_to_inputs)
         self.output_dir = output_dir
         self.on_error = on_error
         self.placement: PlacementName = placement
-        self.record: Record | None = None
-        self.folder: Path | None = None
+        self.weights: WeightsName = weights
+        self.schedule = Schedule(in_test, every_n_epochs)
+        self.results = Results()
         # Any: plain values of the config file that built the run; `train.py` fills it in, so that the record holds it.
         self.run_config: dict[str, Any] | None = None
-        self._armed = False
-        self._first_step = 0
-        self._studied_in_fit = False
+        self._example: Tensor | None = None
+        self._has_train_batch = False
+
+    @property
+    def record(self) -> Record | None:
+        """What the last study found, on the first loader; None before."""
+        return next(iter(self.results.records.values()), None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the last study is written; None before."""
+        return self.results.folder
+
+    def _studies(self) -> Studies:
+        options = StudyOptions(self.settings, self.placement, self.data, self.run_config)
+        return Studies(self.finder, options, self.results, self.weights, self.output_dir, self.on_error)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what the study cannot do, before anything is trained."""
-        if trainer.world_size > 1:
-            raise MisconfigurationException(
-                f"PostTrainingQuantization measures on one device, got {trainer.world_size}. "
-                "Train without it, then run `test --ckpt_path ...` with `--trainer.devices 1`."
-            )
+        processes_of(trainer)
         self.check_network(pl_module)
         self.finder.reset()
+        if stage == "fit" and self.weights == "best" and best_checkpoint_callback(trainer) is None:
+            raise MisconfigurationException(
+                "`weights='best'` needs a ModelCheckpoint(monitor=...) among the trainer's callbacks, got none. Add "
+                "one, or pass `weights='last'`, the weights at the end of training."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new fit: what an earlier one recorded no longer speaks for it."""
-        self._armed = self._studied_in_fit = False
+        self.schedule.fit_began()
+        self.results, self._has_train_batch = Results(), False
 
     # Any: a batch, and what a step returns, can be anything.
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the first step: the sanity check comes before hours of training."""
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" or self.schedule.watches_evaluation:
             self.finder.start(pl_module, batch, is_discarded=trainer.sanity_checking)
 
     def on_validation_batch_end(
@@ -136,14 +186,14 @@ class PostTrainingQuantization(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say what was found, or refuse while nothing has been trained."""
+        """Look at what was seen."""
         self._look(trainer, pl_module, batch)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the first step of a test that comes without training."""
-        if not self._studied_in_fit:
+        if self.schedule.watches_evaluation:
             self.finder.start(pl_module, batch, is_discarded=False)
 
     def on_test_batch_end(
@@ -155,25 +205,46 @@ class PostTrainingQuantization(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say what was found."""
+        """Look at what was seen."""
         self._look(trainer, pl_module, batch)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Find the network in what was seen; `_judge` says so, when all processes have come to the same place."""
         if not self.finder.finish(pl_module, batch, trainer.precision_plugin.val_step_context):
             return
-        is_early = trainer.state.fn == "fit" and (trainer.sanity_checking or trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector of Lightning
-        failure = None if self.finder.failure is None else str(self.finder.failure)
         if self.finder.attachment is not None:
             rank_zero_info(self.finder.attachment.line(pl_module))
-            failure = self._rehearse(pl_module, batch) if is_early else None
-        if failure is None:
-            return
-        refusal = f"PostTrainingQuantization cannot study this network. {failure}"
-        if is_early:
-            raise MisconfigurationException(refusal)
-        log.error("%s Training goes on without it.", refusal)
+            self._example = self.finder.reader()(batch)[0][:2].clone()
+        elif not self._is_early(trainer):
+            log.error("%s Training goes on without it.", self._refusal(str(self.finder.failure)))
 
-    def _rehearse(self, pl_module: LightningModule, batch: Any) -> str | None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a network that cannot be studied while nothing is trained; study one that was validated alone."""
+        if trainer.state.fn == "fit" and self._is_early(trainer):
+            self._judge(trainer, pl_module)
+        elif trainer.state.fn == "validate" and self.schedule.evaluation_ended():
+            self._studies().after_evaluation(trainer, pl_module, "val")
+
+    def _is_early(self, trainer: Trainer) -> bool:
+        """Whether nothing has been trained that a refusal would cost."""
+        return trainer.state.fn == "fit" and bool(trainer.sanity_checking or trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector of Lightning
+
+    def _judge(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rehearse what was found, in every process alike, or refuse."""
+        processes = processes_of(trainer)
+        self.finder.adopt(processes.from_first(self.finder.attachment))
+        failure = None if self.finder.failure is None else str(self.finder.failure)
+        example, self._example = self._example, None
+        if failure is None and example is not None:
+            failure = self._rehearse(pl_module, example)
+        failures = [each for each in processes.gather_everywhere(failure) if each is not None]
+        if failures:
+            raise MisconfigurationException(self._refusal(failures[0]))
+
+    def _refusal(self, failure: str) -> str:
+        return f"PostTrainingQuantization cannot study this network. {failure}"
+
+    def _rehearse(self, pl_module: LightningModule, images: Tensor) -> str | None:
         """Prepare a copy of the untrained network: what cannot be quantized is to be known now, not in the morning.
 
         Returns:
@@ -182,8 +253,7 @@ class PostTrainingQuantization(Callback):
         failure: str | None = None
         with isolate_rng(), torch.inference_mode(False), torch.no_grad():
             try:
-                images, _ = self.finder.reader()(batch)
-                self.rehearse(self.finder.build(pl_module), images)
+                self.rehearse(self.finder.build(pl_module).float(), images)
             except (ValueError, TypeError) as error:
                 failure = str(error)
             except Exception as error:  # not the network's fault (memory, say): training must not be refused for it
@@ -191,16 +261,46 @@ class PostTrainingQuantization(Callback):
         return failure
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember where training begins: `on_fit_end` also comes when nothing is trained."""
-        self._armed, self._first_step = True, trainer.global_step
+        """Remember where training begins; refuse a fit that will have no images to compare on."""
+        self.schedule.training_began(trainer)
+        missing = can_find(trainer, self.data)
+        if missing is not None:
+            raise MisconfigurationException(missing)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:  # Any: as above
+        """Refuse training batches that ranges cannot be estimated from, while nothing is trained."""
+        if self._has_train_batch or self.finder.attachment is None:
+            return
+        self._has_train_batch = True
+        if self.data.range_estimation is None and not hasattr(
+            trainer.datamodule,  # type: ignore[attr-defined]  # set by Lightning
+            "range_estimation_dataloader",
+        ):
+            self._check_train_batch(batch)
+
+    def _check_train_batch(self, batch: Any) -> None:
+        try:
+            self.finder.reader()(batch)
+        except ValueError as error:
+            raise MisconfigurationException(
+                f"The activation ranges cannot be estimated on the training loader: {error} Or pass "
+                "`range_estimation=`, a loader of training images whose batches are as those of validation."
+            ) from error
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One point of the curve over training, if it was asked for."""
+        if self.schedule.epoch_ended(trainer):
+            self._studies().after_epoch(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stay armed only if training moved."""
-        self._armed = self._armed and trainer.global_step > self._first_step
+        self.schedule.training_ended(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run that broke has nothing to record."""
-        self._armed = False
+        self.schedule.broke()
         self.finder.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -209,63 +309,17 @@ class PostTrainingQuantization(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training ended: checkpoints are written, weights are averaged, the loggers are still open."""
-        armed, self._armed = self._armed, False
-        if armed and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]  # set by a connector of Lightning
-            self._studied_in_fit = True
-            self._guarded_study(trainer, pl_module, self.data)
+        if not self.schedule.fit_ended(trainer):
+            return
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of Lightning
+            self._studies().try_out(trainer, pl_module)
+        else:
+            self._studies().after_fit(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test of a checkpoint, without training before it."""
-        if not trainer.fast_dev_run and not self._studied_in_fit:  # type: ignore[attr-defined]  # set by a connector of Lightning
-            self._guarded_study(trainer, pl_module, "test")
-
-    def _guarded_study(self, trainer: Trainer, pl_module: LightningModule, data: Literal["val", "test"]) -> None:
-        failure: Exception | None = None
-        with isolate_rng(), validating(trainer):
-            try:
-                self._study(trainer, pl_module, data)
-            except Exception as error:  # anything at all: whatever it is, training has ended well
-                failure = error
-        # Raised out here, because `isolate_rng` gives the random state back only when nothing is raised through it.
-        if failure is not None and self.on_error == "raise":
-            raise failure
-        if failure is not None:
-            log.error("Training ended well, but its quantization study did not: %s", failure, exc_info=failure)
-
-    def _study(self, trainer: Trainer, pl_module: LightningModule, data: Literal["val", "test"]) -> None:
-        found: StudyData = find_data(trainer, data)
-        if not self.finder.is_done:
-            self.finder.assume(pl_module, next(iter(found.comparison)))
-        network, read = self.finder.build(pl_module), self.finder.reader()
-        bar = trainer.progress_bar_callback
-        # Rich's bar of Lightning is still on the screen; it has no public name for its console.
-        console = getattr(bar, "_console", None)
-        with StudyProgress(enabled=bar is not None, console=console) as progress:
-            study = run_study(
-                network,
-                self.settings,
-                data=Pairs(found.comparison, data, read),
-                range_estimation=Pairs(found.range_estimation, "range estimation", read),
-                placement=self.placement,
-                device=trainer.strategy.root_device,
-                progress=progress,
-            )
-        context = describe_run(trainer, network, data_description=found.description, config=self.run_config)
-        record = build_record(study, {**context, **self._attached(pl_module)})
-        folder = free_folder(Path(self.output_dir) if self.output_dir else run_folder(trainer) / "ptq")
-        write_record(record, folder, study=study)
-        self.record, self.folder = record, folder
-        figures = save_pictures(record, study, folder / "figures")
-        log_record(trainer.loggers, record, figures, step=trainer.global_step)
-        if bar is not None:
-            print_record(record, folder, console=console)
-
-    def _attached(self, pl_module: LightningModule) -> dict[str, Any]:
-        """What was found, for the record. Any: plain values."""
-        attachment = self.finder.attachment
-        if attachment is None:
-            return {}
-        return {"network": class_names(pl_module, attachment.way), "attachment": attachment.described()}
+        if not trainer.fast_dev_run and self.schedule.evaluation_ended():  # type: ignore[attr-defined]  # set by a connector of Lightning
+            self._studies().after_evaluation(trainer, pl_module, "test")
 
     def rehearse(self, network: nn.Module, images: Tensor) -> None:
         """Prepare a network and look at the settings on it, without running any.
@@ -303,3 +357,8 @@ def _parse(settings: Sequence[str]) -> tuple[Setting, ...]:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")

@@ -1,7 +1,9 @@
 """Send a record's figures to whatever loggers a trainer has."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
@@ -9,44 +11,93 @@ from matplotlib.figure import Figure
 from qcal.robustness import Record
 
 
-def log_record(loggers: Iterable[Logger], record: Record, figures: dict[str, Figure], *, step: int) -> None:
-    """Log every figure as `ptq/<setting>/<name>` to every logger; table, pictures and summary to Weights & Biases too.
+def log_record(
+    loggers: Iterable[Logger], record: Record, figures: Mapping[str, Figure], *, step: int, prefix: str = "ptq"
+) -> list[Exception]:
+    """Log every figure as `<prefix>/<setting>/<name>` to every logger, and pictures to those that take them.
 
     Args:
         loggers: Of the trainer.
         record: What was measured.
         figures: Name to picture.
         step: The trainer's global step.
+        prefix: Before every name.
+
+    Returns:
+        What loggers failed with: one that does is no reason to leave out the others.
     """
-    metrics = flat_metrics(record)
+    metrics, failures = flat_metrics(record, prefix), []
     for logger in loggers:
-        logger.log_metrics(metrics, step=step)
-        # By name: Lightning's two packages have a class each, and wandb may not be installed.
-        if any(kind.__name__ == "WandbLogger" for kind in type(logger).__mro__):
-            _log_to_wandb(logger, record, metrics, figures)
+        failures += _attempt([partial(logger.log_metrics, metrics, step)])
+        if _is_a(logger, "WandbLogger"):
+            failures += _attempt([partial(_log_table_to_wandb, logger, record, metrics, prefix)])
+    return failures + log_figures(loggers, figures, step=step, prefix=prefix)
 
 
-def flat_metrics(record: Record) -> dict[str, float]:
-    """`ptq/float/<figure>` and `ptq/<setting>/<figure>`; figures that are undefined are left out."""
-    rows = {"float": asdict(record.float_scores), **{name: asdict(c) for name, c in record.settings.items()}}
+def log_figures(
+    loggers: Iterable[Logger], figures: Mapping[str, Figure], *, step: int, prefix: str = "ptq"
+) -> list[Exception]:
+    """Send pictures to the loggers that take them; returns what those failed with."""
+    return [failure for logger in loggers for failure in _attempt(_senders(logger, figures, step, prefix))]
+
+
+def flat_metrics(record: Record, prefix: str = "ptq") -> dict[str, float]:
+    """`<prefix>/float/<figure>` and `<prefix>/<setting>/<figure>`; figures that are undefined are left out."""
+    rows = {name: asdict(comparison) for name, comparison in record.settings.items()}
+    if record.float_scores is not None:
+        rows["float"] = asdict(record.float_scores)
     return {
-        f"ptq/{setting}/{name}": value
+        f"{prefix}/{setting}/{name}": value
         for setting, row in rows.items()
         for name, value in row.items()
         if value is not None
     }
 
 
-def _log_to_wandb(logger: Logger, record: Record, metrics: dict[str, float], figures: dict[str, Figure]) -> None:
+def _senders(
+    logger: Logger, figures: Mapping[str, Figure], step: int, prefix: str
+) -> list[Callable[[], Any]]:  # Any: what a logger returns is not used
+    # Any: what is behind a logger is its own package's, which is imported only where it is used.
+    experiment: Any = getattr(logger, "experiment", None)
+    named = {f"{prefix}/{name}": figure for name, figure in figures.items()}
+    if _is_a(logger, "WandbLogger") and named:
+        return [partial(_log_figures_to_wandb, experiment, named)]
+    if _is_a(logger, "TensorBoardLogger"):
+        # Left open, for the loggers that come after it.
+        return [partial(experiment.add_figure, name, figure, step, close=False) for name, figure in named.items()]
+    if _is_a(logger, "MLFlowLogger"):
+        run_id: Any = getattr(logger, "run_id", None)
+        return [partial(experiment.log_figure, run_id, figure, f"{name}.png") for name, figure in named.items()]
+    return []
+
+
+def _attempt(senders: Iterable[Callable[[], Any]]) -> list[Exception]:
+    failures: list[Exception] = []
+    for send in senders:
+        try:
+            send()
+        except Exception as error:  # of whatever is behind a logger: a server, a disk
+            failures.append(error)
+    return failures
+
+
+def _is_a(logger: Logger, name: str) -> bool:
+    """By name: Lightning's two packages have a class of each logger, and what is behind it may not be installed."""
+    return any(kind.__name__ == name for kind in type(logger).__mro__)
+
+
+def _log_figures_to_wandb(run: Any, figures: Mapping[str, Figure]) -> None:
     import wandb  # here, because only a project that logs to it needs it
 
-    run = logger.experiment  # type: ignore[attr-defined]  # every concrete logger has it, the base class does not declare it
-    columns: list[str | int] = ["setting", *asdict(next(iter(record.settings.values())))]
-    rows = [[name, *asdict(comparison).values()] for name, comparison in record.settings.items()]
-    run.log(
-        {
-            "ptq/settings": wandb.Table(columns=columns, data=rows),
-            **{f"ptq/{name}": wandb.Image(figure) for name, figure in figures.items()},
-        }
-    )
+    run.log({name: wandb.Image(figure) for name, figure in figures.items()})
+
+
+def _log_table_to_wandb(logger: Any, record: Record, metrics: Mapping[str, float], prefix: str) -> None:
+    import wandb  # as above
+
+    run = logger.experiment
+    if record.settings:
+        columns: list[str | int] = ["setting", *asdict(next(iter(record.settings.values())))]
+        rows = [[name, *asdict(comparison).values()] for name, comparison in record.settings.items()]
+        run.log({f"{prefix}/settings": wandb.Table(columns=columns, data=rows)})
     run.summary.update(metrics)

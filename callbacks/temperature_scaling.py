@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from qcal.callbacks.network import evaluating, evaluation_copy, find_network
+from qcal.callbacks.pairs import Pairs
 from qcal.callbacks.study_context import weights_hash
-from qcal.callbacks.study_data import Pairs
 from qcal.functional.calibration import ece
 from qcal.functional.score_inputs import check_rows, lift_half
 from qcal.functional.temperature import TemperatureFit, fit_temperature, scale_logits

@@ -1,5 +1,6 @@
 """Pictures: numbers in, matplotlib axes out. Nothing here computes a result, uses pyplot or chooses a backend."""
 
+from qcal.plots.epochs import epoch_figure, epoch_panel
 from qcal.plots.reliability import confidence_histogram, reliability_diagram, reliability_figure
 from qcal.plots.save import save_figure
 from qcal.plots.style import setting_colour
@@ -8,6 +9,8 @@ from qcal.plots.swaps import damage_per_swap_panel, swap_and_error_panel, swap_f
 __all__ = [
     "confidence_histogram",
     "damage_per_swap_panel",
+    "epoch_figure",
+    "epoch_panel",
     "reliability_diagram",
     "reliability_figure",
     "save_figure",

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from qcal.callbacks import PostTrainingQuantization
+from qcal.callbacks.studies import Studies
 from qcal.data import Digits
 from qcal.models import CifarResNet
 from qcal.robustness import read_logits, read_record
@@ -54,7 +55,11 @@ def _trainer(folder: Path, *callbacks: Callback, **kwargs: Any) -> Trainer:  # A
 def studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which data each study would compare on; the studies themselves are left out."""
     seen: list[str] = []
-    monkeypatch.setattr(PostTrainingQuantization, "_study", lambda _self, _trainer, _module, data: seen.append(data))
+
+    def note(self: Studies, _trainer: object, _module: object, split: str | None, _weights: object) -> None:
+        seen.append(split or str(self.options.data.compared))
+
+    monkeypatch.setattr(Studies, "_whole", note)
     return seen
 
 
@@ -77,11 +82,12 @@ def test_fit_leaves_the_record_the_logits_the_pictures_and_the_logged_figures(tm
     assert record.context["data"]["roles"]["test"]["size"] == record.context["num_images"] == 597
     assert record.context["range_estimation_images"] == 64
     assert record.context["versions"]["torch"] == torch.__version__
-    assert read_logits(tmp_path / "ptq" / "logits.npz")["w2afp"].shape == (597, 10)
+    assert read_logits(tmp_path / "ptq" / "logits.npz").settings["w2afp"].shape == (597, 10)
     assert {path.name for path in (tmp_path / "ptq" / "figures").iterdir()} >= {"reliability.png", "swaps.png"}
     with (tmp_path / "metrics.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row.get("ptq/w2afp/accuracy")]
     assert float(row["ptq/w2afp/swap_rate"]) == pytest.approx(record.settings["w2afp"].swap_rate)
+    assert record.float_scores is not None
     assert float(row["ptq/float/ece"]) == pytest.approx(record.float_scores.ece)
 
 
@@ -169,7 +175,7 @@ def _fail(*_args: object, **_kwargs: object) -> None:
 def test_a_failed_study_is_told_and_training_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(PostTrainingQuantization, "_study", _fail)
+    monkeypatch.setattr(Studies, "_whole", _fail)
     with caplog.at_level(logging.ERROR):
         _trainer(tmp_path, PostTrainingQuantization(SETTINGS)).fit(_classifier(), datamodule=_data())
     assert "Training ended well, but its quantization study did not: no such quantizer" in caplog.text
@@ -177,7 +183,7 @@ def test_a_failed_study_is_told_and_training_counts(
 
 
 def test_a_failed_study_is_raised_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PostTrainingQuantization, "_study", _fail)
+    monkeypatch.setattr(Studies, "_whole", _fail)
     with pytest.raises(ValueError, match="no such quantizer"):
         _trainer(tmp_path, PostTrainingQuantization(SETTINGS, on_error="raise")).fit(_classifier(), datamodule=_data())
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
@@ -197,7 +203,7 @@ def test_an_earlier_record_in_the_folder_is_kept(tmp_path: Path) -> None:
         (lambda: PostTrainingQuantization([]), "one or more short forms, got"),
         (lambda: PostTrainingQuantization("w8a8"), "must be a list"),
         (lambda: PostTrainingQuantization(["w1a8"]), r"must be an integer in \[2, 8\]"),
-        (lambda: PostTrainingQuantization(data="train"), "`data` must be one of 'val', 'test', got 'train'"),  # type: ignore[arg-type]  # the mistake under test
+        (lambda: PostTrainingQuantization(data="train"), "`data` must be one of 'val', 'test', got 'train'"),
         (lambda: PostTrainingQuantization(batch_to_inputs="qcal.nothing"), "dotted import path of a function, but:"),
         (lambda: PostTrainingQuantization(on_error="ignore"), "`on_error` must be one of"),  # type: ignore[arg-type]  # the mistake under test
     ],

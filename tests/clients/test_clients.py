@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from qcal.callbacks import PostTrainingQuantization
-from qcal.robustness import read_record
+from qcal.robustness import read_logits, read_record
 from tests.clients import odd_projects, projects
 from tests.clients.project import VAL, ConvNet, Project
 
@@ -66,6 +66,7 @@ def _check(callback: Any, project: Project, folder: Path, **expected: str) -> No
     record = read_record(folder / "ptq")
     accuracy, nll = project.evaluate()
     assert record.context["num_images"] == VAL
+    assert record.float_scores is not None
     assert record.float_scores.accuracy == pytest.approx(accuracy, abs=1e-9)
     assert record.float_scores.nll == pytest.approx(nll, rel=1e-5)
     assert abs(record.settings["w8a8"].nll - nll) < 0.2
@@ -138,9 +139,34 @@ def test_a_compiled_lightning_module(pl: ModuleType, tmp_path: Path) -> None:
     _check(callback, project, tmp_path, network="self")
 
 
-def test_a_network_trained_in_mixed_precision_is_measured_in_float32(pl: ModuleType, tmp_path: Path) -> None:
-    callback, project = _fit(pl, projects.plain, tmp_path, precision="bf16-mixed")
-    _check(callback, project, tmp_path, network="model")
+def test_float_logits_are_those_of_mixed_precision(pl: ModuleType, tmp_path: Path) -> None:
+    _, project = _fit(pl, projects.plain, tmp_path, precision="bf16-mixed")
+    with torch.autocast("cpu", torch.bfloat16):
+        accuracy, nll = project.evaluate()
+    record = read_record(tmp_path / "ptq")
+    assert record.float_scores is not None
+    assert record.float_scores.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert record.float_scores.nll == pytest.approx(nll, rel=1e-6)
+    assert record.context["precision_compared"] == "bf16-mixed"
+    assert 0 < record.context["precision_gap"]["largest_logit_difference"] < 0.1
+    full_accuracy, _ = project.evaluate()
+    assert record.context["precision_gap"]["error_change"] == pytest.approx(accuracy - full_accuracy, abs=1e-9)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_float_logits_are_those_of_the_weights_type(
+    precision: str, dtype: torch.dtype, pl: ModuleType, tmp_path: Path
+) -> None:
+    callback, project = _fit(pl, projects.plain, tmp_path, precision=precision)
+    assert next(project.module.parameters()).dtype == dtype
+    project.module.eval()
+    with torch.no_grad():
+        logits = torch.cat([project.module(images.to(dtype)).float() for images, _ in project.val])
+    written = read_logits(tmp_path / "ptq" / "logits.npz")
+    assert torch.equal(written.float, logits)
+    assert written.float32 is not None
+    assert callback.record.context["precision_compared"] == precision
+    assert callback.record.context["precision_gap"]["largest_logit_difference"] < 0.1
 
 
 def test_images_changed_in_the_step_are_given_by_a_function(pl: ModuleType, tmp_path: Path) -> None:
@@ -217,7 +243,7 @@ def test_without_a_sanity_check_a_refusal_costs_no_training(
     assert trainer.global_step == 6
     assert "cannot study this network" in caplog.text
     assert "Training ended well, but its quantization study did not" in caplog.text
-    assert not (tmp_path / "ptq").exists()
+    assert "The network returns probabilities" in read_record(tmp_path / "ptq").errors["study"]
 
 
 def test_without_a_validation_loop_the_usual_places_are_tried(pl: ModuleType, tmp_path: Path) -> None:

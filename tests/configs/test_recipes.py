@@ -80,6 +80,7 @@ def test_the_papers_network_gives_the_papers_figures(
     assert main([*arguments, "--run.dir", "run", "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]) == 0
     record = read_record(tmp_path / "run" / "ptq")
     reference = json.loads((reference_dir / "xia2021_resnet20_cifar100.json").read_text())["settings"]
+    assert record.float_scores is not None
     assert 1 - record.float_scores.accuracy == pytest.approx(0.3338, abs=1e-12)
     assert 100 * record.float_scores.ece == pytest.approx(reference["float"]["ece15_pct"], abs=0.01)
     assert record.context["range_estimation_images"] == 1152

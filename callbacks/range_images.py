@@ -67,7 +67,8 @@ def _without_augmentation(train: Any, val: Any) -> tuple[Any, bool]:  # Any: loa
     if not is_changed:
         return train.dataset, False
     with isolate_rng():
-        is_same_form = _form(plain) == _form(val.dataset)
+        form = _form(val.dataset)
+        is_same_form = form is not None and form == _form(plain)
     return (plain, True) if is_same_form else (train.dataset, False)
 
 

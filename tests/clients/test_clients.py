@@ -2,13 +2,11 @@
 
 import importlib
 import logging
-import random
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -278,21 +276,3 @@ def test_a_test_alone_is_watched_too(pl: ModuleType, tmp_path: Path) -> None:
     callback = PostTrainingQuantization(["w8a8"], on_error="raise")
     _trainer(pl, tmp_path, callback).test(project.module, datamodule=Data(), verbose=False)
     _check(callback, project, tmp_path, network="model", input="batch[0]", target="batch[1]")
-
-
-@pytest.mark.parametrize("sanity_steps", [0, 2])
-@pytest.mark.parametrize("make", [projects.template, odd_projects.normalises_in_forward])
-def test_a_watched_run_is_the_run_without_it(make: Make, sanity_steps: int, pl: ModuleType, tmp_path: Path) -> None:
-    results = []
-    for callbacks in ([], [PostTrainingQuantization(["w8a8"], on_error="raise")]):
-        pl.seed_everything(1, verbose=False)
-        project = make(pl)
-        trainer = _trainer(pl, tmp_path, *callbacks, num_sanity_val_steps=sanity_steps)
-        trainer.fit(project.module, project.train, project.val)
-        generators = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]  # noqa: NPY002  # the state that a user's code may rely on
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        modes = [part.training for part in project.module.modules()]
-        results.append((generators, metrics, modes, project.module.state_dict()))
-    plain, watched = results
-    assert plain[:3] == watched[:3]
-    assert all(torch.equal(value, watched[3][name]) for name, value in plain[3].items())

@@ -95,8 +95,9 @@ def build_network(
 
 
 def class_names(pl_module: nn.Module, way: Way) -> str:
-    """Classes of the submodules, joined by `+`."""
+    """Classes of the submodules, joined by `+`; of what `torch.compile` wrapped, that of the module inside."""
     modules = {name: module for name, module in pl_module.named_modules() if name} | {SELF: pl_module}
+    modules = {name: getattr(module, "_orig_mod", module) for name, module in modules.items()}
     return "+".join(type(modules[step]).__name__ if step in modules else step for step in way.steps)
 
 

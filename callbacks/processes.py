@@ -87,8 +87,12 @@ class Processes:
                 tensor.copy_(whole)
 
 
-def processes_of(trainer: Trainer) -> Processes:
+def processes_of(trainer: Trainer, asking: str = "PostTrainingQuantization") -> Processes:
     """Of a trainer whose strategy keeps the whole network on each device.
+
+    Args:
+        trainer: At any time after its strategy is there.
+        asking: Name of the callback, for the message.
 
     Raises:
         MisconfigurationException: It cuts the network into parts.
@@ -96,7 +100,7 @@ def processes_of(trainer: Trainer) -> Processes:
     strategy = type(trainer.strategy)
     if not any(kind.__name__ in _WHOLE_MODEL for kind in strategy.__mro__):
         raise MisconfigurationException(
-            f"PostTrainingQuantization needs the whole network on each device, got {strategy.__name__}, which may "
+            f"{asking} needs the whole network on each device, got {strategy.__name__}, which may "
             "divide it. Train without the callback, then run it in `Trainer(devices=1).test(..., ckpt_path=...)`."
         )
     return Processes(trainer.global_rank, trainer.world_size)

@@ -18,8 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from qcal.callbacks.loaders import OrderedBatches
 from qcal.callbacks.network import evaluating, evaluation_copy, find_network
 from qcal.callbacks.pairs import Pairs
+from qcal.callbacks.processes import processes_of
 from qcal.callbacks.study_context import weights_hash
 from qcal.functional.calibration import ece
 from qcal.functional.score_inputs import check_rows, lift_half
@@ -164,11 +166,7 @@ class TemperatureScaling(Callback):
         find_network(pl_module, self.network)
         if stage != "fit":
             return
-        if trainer.world_size > 1:
-            raise MisconfigurationException(
-                f"TemperatureScaling fits on one device, got {trainer.world_size}. Train without it, then fit "
-                "`qcal.functional.temperature.fit_temperature` on held-out logits."
-            )
+        processes_of(trainer, "TemperatureScaling")
         own_place = trainer.callbacks.index(self)  # type: ignore[attr-defined]  # set by a connector of Lightning
         for later in trainer.callbacks[own_place + 1 :]:  # type: ignore[attr-defined]  # as above
             # By name: Lightning's two packages have a class each. It puts the averaged weights into a checkpoint when
@@ -203,7 +201,7 @@ class TemperatureScaling(Callback):
         if not trained or trainer.interrupted:
             return
         self.result = self._guarded_fit(trainer, pl_module, None)
-        if self.result is None:
+        if self.result is None or trainer.global_rank > 0:
             return
         if self.result.split == VAL:
             log.warning(
@@ -234,10 +232,20 @@ class TemperatureScaling(Callback):
         *,
         only_known: bool = False,
     ) -> Recalibration | None:
+        processes = processes_of(trainer, "TemperatureScaling")
+
+        def fit() -> Recalibration | None:
+            """In the first process, whose weights a checkpoint holds; the others wait for what it finds."""
+            if processes.rank > 0:
+                return None
+            return self._fit(trainer, pl_module, state_dict, only_known=only_known)
+
         with isolate_rng():
             # The error is caught inside: `isolate_rng` restores nothing when one passes through, and training goes on.
             try:
-                return self._fit(trainer, pl_module, state_dict, only_known=only_known)
+                found = processes.from_first(processes.together(fit))
+                self._known = found or self._known
+                return found
             except Exception as error:
                 if self.on_error == "raise":
                     raise
@@ -302,4 +310,4 @@ def _held_out(trainer: Trainer) -> tuple[Pairs, str]:
             f"A temperature is fitted on one loader of held-out images, got {0 if used is None else len(loaders)} val "
             "loaders and no data module with `recalibration_dataloader`. Pass one of them."
         )
-    return Pairs(loaders[0], VAL), VAL
+    return Pairs(OrderedBatches(loaders[0]), VAL), VAL

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from qcal.callbacks import PostTrainingQuantization
+from qcal.callbacks import PostTrainingQuantization, TemperatureScaling
 from qcal.robustness import Record, read_logits, read_record
 from tests.callbacks.lightning_runs import Lit, loader, make_trainer
 from tests.support.equality import assert_equal
@@ -86,6 +86,18 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
         "logits.npz",
         "figures",
     }
+
+
+def test_the_temperature_is_that_of_one_process(tmp_path: Path) -> None:
+    kept = []
+    for name, count in (("one", 1), ("several", 2)):
+        saving = ModelCheckpoint(tmp_path / name, filename="last")
+        scaling = TemperatureScaling(network="model", on_error="raise")
+        _fit(tmp_path / name, count, scaling, _OwnStatistics(), saving, enable_checkpointing=True)
+        content = torch.load(tmp_path / name / "last.ckpt", weights_only=True)["callbacks"]
+        kept.append(content["TemperatureScaling"])
+    assert kept[0]["num_images"] == 21
+    assert kept[0] == kept[1]
 
 
 class _FailsInOne(PostTrainingQuantization):

@@ -3,7 +3,6 @@ import csv
 import logging
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -366,12 +365,6 @@ def test_a_run_that_broke_has_no_temperature(error: BaseException, raised: type[
     broken = _checkpoint(tmp_path, "broken")
     assert broken["global_step"] == 3
     assert KEY not in broken["callbacks"]
-
-
-def test_several_devices_are_refused_before_training() -> None:
-    trainer = SimpleNamespace(world_size=2, callbacks=[])
-    with pytest.raises(MisconfigurationException, match=r"fits on one device, got 2. Train without it"):
-        TemperatureScaling().setup(trainer, _classifier(), "fit")  # type: ignore[arg-type]  # all of a trainer it reads
 
 
 def test_a_submodule_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:

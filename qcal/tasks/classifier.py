@@ -83,7 +83,7 @@ class Classifier(LightningModule):
         if self.batch_transform is not None:
             images, target = self.batch_transform(images, self._one_hot(target))
         loss: Tensor = self.loss(self(images), target)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -131,7 +131,7 @@ class Classifier(LightningModule):
     def _score(self, batch: Batch, scores: MetricCollection, split: str) -> None:
         images, target = batch
         logits = self(images)
-        self.log(f"{split}/loss", self.loss(logits, target), batch_size=len(images))
+        self.log(f"{split}/loss", self.loss(logits, target), batch_size=len(images), sync_dist=True)
         scores.update(logits, target)
         for name, metric in scores.items():
             self.log(name, metric, prog_bar=name == "val/accuracy", batch_size=len(images))

@@ -57,8 +57,8 @@ def test_each_style_runs_and_prints_what_it_says(
         pytest.importorskip(package, reason=f"the example uses {package}")
     monkeypatch.chdir(tmp_path)
     for config in re.findall(r"```yaml\n(.*?)```", EXAMPLES[heading], flags=re.DOTALL):
-        named = re.match(r"# (\S+)\n", config)
-        path = tmp_path / (named[1] if named else "config.yaml")
+        (name,) = re.findall(r"\A# (\S+)\n", config)
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config)
     code = EXAMPLES[""] + ("" if heading != "Manual optimization" else EXAMPLES["A network in a module"])

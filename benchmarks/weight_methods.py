@@ -80,7 +80,7 @@ class Study:
         self._target = target
         self._plan = prepare(network, images[:2])
         self._plan.adaround_options = options or AdaRoundOptions()
-        self._plan.observe(teaching, sample_size=len(teaching))
+        self._plan.observe(teaching, equalized=True, sample_size=len(teaching))
 
     def accuracy(self, setting: str) -> float:
         """Share of the test images that are classified right at a setting."""

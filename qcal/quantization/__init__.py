@@ -7,7 +7,8 @@ Where to look:
   `sites` and `place` (which tensors are quantized); `modules` and its helpers for networks without a graph
 - ranges: `observers` (what one pass keeps), `ranges`, `mse_range`, `entropy_range`
 - weights: `weights`, `weight_search`; methods: `equalization`, `bias_correction`, `adaround`
-- running: `plan` (the door), `network`, `engines`, `quantizer`, `portions`, `sensitivity`, `summary`, `plan_file`
+- running: `plan` (the door), `variants` (plain and equalized), `network`, `engines`, `quantizer`, `portions`,
+  `sensitivity`, `summary`, `plan_file`
 """
 
 from qcal.quantization.adaround import AdaRoundOptions

@@ -1,7 +1,7 @@
 """A prepared graph with all that its settings are made from: statistics of activations, tensors of weight methods."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,7 +15,6 @@ from qcal.quantization.engines import Simulator
 from qcal.quantization.images import ImageReader
 from qcal.quantization.observers import RangeObserver
 from qcal.quantization.placement import Placement
-from qcal.quantization.quantizer import Quantizer
 from qcal.quantization.resolve import Specs, resolve
 from qcal.quantization.setting import Setting
 from qcal.quantization.specs import WeightSpec
@@ -49,18 +48,21 @@ class PreparedNetwork:
         self._rounded: dict[tuple[_Weights, AdaRoundOptions], dict[str, Tensor]] = {}
         self._biases: dict[tuple[_Weights, AdaRoundOptions | None], dict[str, Tensor]] = {}
 
-    def observe(self, batches: Iterable[Tensor]) -> dict[str, RangeObserver]:
-        """What passes each quantizer, by its name, while the float network reads these batches.
+    @contextmanager
+    def observed(self) -> Iterator[dict[str, RangeObserver]]:
+        """Fresh observers, by the name of their quantizer, that see what passes there within a with block.
 
-        Raises:
-            ValueError: NaN or infinity in an activation; the message names where.
+        NaN or infinity there raises a ValueError that names the quantizer.
         """
         quantizers = self.placement.quantizers
         observers = {quantizer.name: RangeObserver(self._reader.device) for quantizer in quantizers}
-        with _observed_by(quantizers, observers):
-            for x in batches:
-                self.simulator.network(x)
-        return observers
+        try:
+            for quantizer in quantizers:
+                quantizer.observer = observers[quantizer.name]
+            yield observers
+        finally:
+            for quantizer in quantizers:
+                quantizer.observer = None
 
     def logits(self, setting: Setting, x: Tensor, sample: Tensor | None, options: AdaRoundOptions) -> Tensor:
         """Logits (N, C) of a batch at a setting; `sample` and `options` are for its weight methods, see `make`."""
@@ -184,14 +186,3 @@ def required(sample: Tensor | None, method: str) -> Tensor:
 
 def _moved(made: dict[_Key, dict[str, Tensor]], device: torch.device) -> dict[_Key, dict[str, Tensor]]:
     return {key: {name: tensor.to(device) for name, tensor in tensors.items()} for key, tensors in made.items()}
-
-
-@contextmanager
-def _observed_by(quantizers: Sequence[Quantizer], observers: dict[str, RangeObserver]) -> Iterator[None]:
-    try:
-        for quantizer in quantizers:
-            quantizer.observer = observers[quantizer.name]
-        yield
-    finally:
-        for quantizer in quantizers:
-            quantizer.observer = None

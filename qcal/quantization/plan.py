@@ -5,7 +5,6 @@ plan.observe(images)                       # one pass over images for range esti
 logits = plan.run("w4a8", test_images)     # any setting, any number of times
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,25 +16,24 @@ from torch.fx import GraphModule
 
 from qcal.quantization.adaround import AdaRoundOptions
 from qcal.quantization.engines import Engine, check_engine
-from qcal.quantization.equalization import EqualizedPair, equalize
+from qcal.quantization.equalization import EqualizedPair
 from qcal.quantization.fold import Unfolded
 from qcal.quantization.graph import plain_mode
 from qcal.quantization.images import ImageReader, Sample
-from qcal.quantization.network import METHOD_BATCH, PreparedNetwork, Progress, graph_of, required
+from qcal.quantization.network import Progress
 from qcal.quantization.observers import RangeObserver
 from qcal.quantization.operators import get_tensor
 from qcal.quantization.placement import FloatOperation, Layer, Placement
-from qcal.quantization.plan_file import Identity, identify, load_statistics, save_statistics
+from qcal.quantization.plan_file import Identity, Observed, identify, load_observed, save_observed
 from qcal.quantization.quantizer import Quantizer
 from qcal.quantization.resolve import resolve
 from qcal.quantization.rules import PlacementName
 from qcal.quantization.sensitivity import Sensitivity, measure_sensitivity
 from qcal.quantization.setting import Setting
 from qcal.quantization.summary import describe
+from qcal.quantization.variants import Variants
 
 FLOAT = Setting(None, None)
-
-log = logging.getLogger(__name__)
 
 
 class Plan:
@@ -53,7 +51,6 @@ class Plan:
         image_shape: Shape of one image.
         image_layout: How a batch is laid out in memory; others are brought into it.
         placement: How the tensors to quantize were chosen: "graph", "xia2021" or "modules".
-        equalized_pairs: Neighbouring layers that equalization scaled; empty before a setting first asks for it.
         adaround_options: How settings with `rounding="adaround"` look for their rounding.
     """
 
@@ -68,11 +65,9 @@ class Plan:
         self.placement: PlacementName = placement.name
         self.image_shape = reader.shape
         self.image_layout = reader.layout
-        self.equalized_pairs: tuple[EqualizedPair, ...] = ()
         self.adaround_options = AdaRoundOptions()
         self._reader = reader
-        self._plain = PreparedNetwork(network, placement, reader)
-        self._equalized: PreparedNetwork | None = None
+        self._variants = Variants(network, placement, reader)
         self._sample: Tensor | None = None
 
     @property
@@ -81,27 +76,44 @@ class Plan:
         return self._reader.device
 
     @property
+    def equalized_pairs(self) -> tuple[EqualizedPair, ...]:
+        """Neighbouring layers that equalization scaled; empty before it is first asked for."""
+        return self._variants.pairs
+
+    @property
     def statistics(self) -> Mapping[str, RangeObserver]:
         """What `observe` saw at each quantizer, by its name; empty before.
 
-        Assign to it what several processes saw, merged (`RangeObserver.merge`), to estimate ranges from all of it.
+        Assign to it what several processes saw, merged (`RangeObserver.merge`), to estimate ranges from all of it. That
+        drops `equalized_statistics`, which are of fewer images: assign them after it.
         """
-        return self._plain.simulator.observers
+        return self._variants.plain.simulator.observers
 
     @statistics.setter
     def statistics(self, statistics: Mapping[str, RangeObserver]) -> None:
-        expected = {quantizer.name for quantizer in self.quantizers}
-        if statistics and set(statistics) != expected:
-            raise ValueError(
-                f"`statistics` must hold one observer for each quantizer, got other names: "
-                f"{', '.join(sorted(set(statistics) ^ expected))}. Take them from a plan of the same network."
-            )
-        self._plain.simulator.observers = statistics
+        self._check_names("statistics", statistics)
+        self._variants.plain.simulator.observers = statistics
+        self.equalized_statistics = {}
+
+    @property
+    def equalized_statistics(self) -> Mapping[str, RangeObserver]:
+        """What `observe` with `equalized=True` saw at each quantizer of the equalized network; empty otherwise.
+
+        It can be assigned as `statistics` can.
+        """
+        return self._variants.equalized_statistics
+
+    @equalized_statistics.setter
+    def equalized_statistics(self, statistics: Mapping[str, RangeObserver]) -> None:
+        self._check_names("equalized_statistics", statistics)
+        if statistics or self._variants.equalized_statistics:
+            self._variants.equalized.simulator.observers = statistics
 
     def observe(
         self,
         batches: Tensor | Iterable[Tensor],
         *,
+        equalized: bool = False,
         batch_size: int = 256,
         sample_size: int = 1024,
         progress: Callable[[int], None] | None = None,
@@ -112,23 +124,30 @@ class Plan:
 
         Args:
             batches: Images (N, ...), or batches of them. Training images without augmentation; a thousand is plenty.
+            equalized: Whether each batch also passes the equalized network, whose ranges are others: settings with
+                `cle` that quantize activations need it. It doubles the computation; images are still read once.
             batch_size: Images that are run at a time; larger batches are cut. Neither it nor the order of the images
                 changes the result, except for float rounding in the network and for ranges by moving average, which
                 average over batches.
-            sample_size: How many images, the first, to keep in memory for weight methods and equalization, which look
-                at images again: 1024 as in Nagel et al. 2020; 0 when no setting needs them.
+            sample_size: How many images, the first, to keep in memory for AdaRound and bias correction, which look at
+                images again: 1024 as in Nagel et al. 2020; 0 when no setting needs them.
             progress: Called after each batch with the number of its images.
 
         Raises:
             ValueError: no images, images of another shape than `example_input`, NaN or infinity in them or in an
-                activation, or a negative `sample_size`.
+                activation, a negative `sample_size`, or `equalized` for a network without a graph.
         """
         if sample_size < 0:
             raise ValueError(f"`sample_size` must be at least 0, got {sample_size}.")
+        if equalized and not self._has_graph:
+            raise ValueError(
+                "`equalized` must be False for a plan without a graph, which equalization walks, got True. Prepare it "
+                "with placement='graph', or leave the argument out."
+            )
         sample = Sample(sample_size)
         with plain_mode(self.device):
-            statistics = self._plain.observe(sample.watch(self._reader.batches(batches, batch_size), progress))
-        self.statistics = statistics
+            images = sample.watch(self._reader.batches(batches, batch_size), progress)
+            self.statistics, self.equalized_statistics = self._variants.observe(images, equalized=equalized)
         self._use_sample(sample.images)
 
     def run(
@@ -152,8 +171,8 @@ class Plan:
 
         Raises:
             ValueError: a bad setting or engine, a pattern in it that matches nothing in this network, activations to be
-                quantized before `observe`, no images, images of another shape than `example_input`, or NaN or infinity
-                in images or logits.
+                quantized before `observe` (with `equalized=True` after equalization), no images, images of another
+                shape than `example_input`, or NaN or infinity in images or logits.
         """
         (logits,) = self.run_grid([setting], images, batch_size=batch_size, engine=engine).values()
         return logits
@@ -220,12 +239,12 @@ class Plan:
             progress: Told what is being made, how far it is and of how many steps; AdaRound takes minutes.
 
         Raises:
-            ValueError: a bad setting, or one that needs images before `observe`.
+            ValueError: a bad setting, or one that needs more than was observed.
         """
         parsed = self._ready(settings, "simulate")
         with plain_mode(self.device):
             for setting in parsed:
-                self._network(setting).make(setting, self._sample, self.adaround_options, progress)
+                self._variants.of(setting).make(setting, self._sample, self.adaround_options, progress)
 
     def sensitivity(
         self, images: Tensor, *, setting: Setting | str = "w4a4", batch_size: int = 256
@@ -246,16 +265,17 @@ class Plan:
         (parsed,) = self._ready([setting], "simulate")
         with plain_mode(self.device):
             batches = list(self._reader.batches(images, batch_size))
-            return measure_sensitivity(self._network(parsed).simulator, parsed, batches)
+            return measure_sensitivity(self._variants.of(parsed).simulator, parsed, batches)
 
     def save(self, folder: str | Path) -> None:
-        """Write what `observe` gathered into a folder, as `plan.json` and `plan.safetensors`; see `statistics_file`.
+        """Write what `observe` gathered into a folder, as `plan.json` and `plan.safetensors`; see `plan_file`.
 
         Raises:
             ValueError: nothing was observed yet.
             OSError: the folder cannot be written.
         """
-        save_statistics(Path(folder), self._identity, self.statistics, self._sample)
+        observed = Observed(self.statistics, self.equalized_statistics, self._sample)
+        save_observed(Path(folder), self._identity, observed)
 
     def load(self, folder: str | Path) -> None:
         """Take what another plan of the same network observed and saved, in the place of `observe`.
@@ -264,16 +284,14 @@ class Plan:
             FileNotFoundError: there is no such plan.
             ValueError: it was saved by a plan of another network, or by a version whose files this one cannot read.
         """
-        statistics, sample = load_statistics(Path(folder), self._identity, self.device)
-        self.statistics = statistics
-        self._use_sample(sample)
+        observed = load_observed(Path(folder), self._identity, self.device)
+        self.statistics, self.equalized_statistics = observed.statistics, observed.equalized_statistics
+        self._use_sample(observed.sample)
 
     def to(self, device: torch.device | str) -> "Plan":
         """Move the plan, statistics included; returns itself."""
         self._reader = replace(self._reader, device=torch.device(device))
-        self._plain = self._plain.to(self._reader)
-        if self._equalized is not None:
-            self._equalized = self._equalized.to(self._reader)
+        self._variants = self._variants.to(self._reader)
         return self
 
     def summary(self, setting: Setting | str | None = None) -> str:
@@ -285,7 +303,7 @@ class Plan:
         Raises:
             ValueError: a pattern in the setting matches nothing in this network.
         """
-        placement = self._plain.placement
+        placement = self._variants.plain.placement
         specs = None if setting is None else resolve(Setting.parse(setting), placement)
         weights = {layer.target: get_tensor(self.network, layer.target) for layer in self.layers}
         return describe(placement, self.statistics, self.unfolded, weights, specs)
@@ -314,8 +332,8 @@ class Plan:
         """
         parsed = list(dict.fromkeys(Setting.parse(setting) for setting in settings))
         for setting in parsed:
-            resolve(setting, self._plain.placement)
-            if setting.has_weight_method and not isinstance(self.network, GraphModule):
+            resolve(setting, self._variants.plain.placement)
+            if setting.has_weight_method and not self._has_graph:
                 raise ValueError(
                     f"`{setting}` names a weight method (cle, ada, bc), which walks the network's graph, but this plan "
                     "has none. Prepare it with placement='graph', or leave the method out."
@@ -332,42 +350,35 @@ class Plan:
                     f"`{setting}` needs images for its ranges or its weights, got no observation. "
                     "Call `plan.observe(images)` with training images, or choose `afp` without `ada` and `bc`."
                 )
+            if setting.needs_equalized_ranges and not self.equalized_statistics:
+                raise ValueError(
+                    f"`{setting}` needs the ranges of the equalized network, got an observation without them. "
+                    "Call `plan.observe(images, equalized=True)`, or leave `cle` out."
+                )
         return parsed
 
     def _logits(self, setting: Setting, x: Tensor) -> Tensor:
-        logits = self._network(setting).logits(setting, x, self._sample, self.adaround_options)
+        logits = self._variants.of(setting).logits(setting, x, self._sample, self.adaround_options)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(f"Logits must be finite, got NaN or infinity at `{setting}`. Check the network's weights.")
         return logits
 
-    def _network(self, setting: Setting) -> PreparedNetwork:
-        """The network that a setting starts from: the plain one, or the equalized one with ranges of its own."""
-        if not setting.equalization:
-            return self._plain
-        network = self._equalized or self._equalize()
-        if setting.quantizes_activations and not network.simulator.observers:
-            batches = self._reader.batches(required(self._sample, "equalization"), METHOD_BATCH)
-            network.simulator.observers = network.observe(batches)
-        return network
-
-    def _equalize(self) -> PreparedNetwork:
-        graph, pairs = equalize(graph_of(self.network), self._plain.placement)
-        if not pairs:
-            log.warning(
-                "Equalization found no two layers of which the second alone reads the first: it changes nothing."
-            )
-        self._equalized = PreparedNetwork(graph, self._plain.placement.in_copy(graph), self._reader)
-        self.equalized_pairs = pairs
-        return self._equalized
-
     def _use_sample(self, sample: Tensor | None) -> None:
         self._sample = sample
-        for network in (self._plain, self._equalized):
-            if network is not None:
-                network.forget()
-        if self._equalized is not None:
-            self._equalized.simulator.observers = {}
+        self._variants.forget()
+
+    def _check_names(self, name: str, statistics: Mapping[str, RangeObserver]) -> None:
+        expected = {quantizer.name for quantizer in self.quantizers}
+        if statistics and set(statistics) != expected:
+            raise ValueError(
+                f"`{name}` must hold one observer for each quantizer, got other names: "
+                f"{', '.join(sorted(set(statistics) ^ expected))}. Take them from a plan of the same network."
+            )
+
+    @property
+    def _has_graph(self) -> bool:
+        return isinstance(self.network, GraphModule)
 
     @property
     def _identity(self) -> Identity:
-        return identify(self.network, self._plain.placement, self.image_shape)
+        return identify(self.network, self._variants.plain.placement, self.image_shape)

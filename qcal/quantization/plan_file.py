@@ -1,12 +1,14 @@
 """What a plan observed, in two files, so that it need not be gathered twice.
 
 `plan.json` holds what identifies the network (names and shapes of its quantizers and layers, a hash of its weights) and
-where the numbers come from; `plan.safetensors` holds the statistics of every quantizer and the sample of images.
+where the numbers come from; `plan.safetensors` holds the statistics of every quantizer, those of the equalized network
+if it was observed, and the sample of images.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,29 @@ from qcal.quantization.observers import RangeObserver
 from qcal.quantization.operators import get_tensor
 from qcal.quantization.placement import Placement
 
-FORMAT_VERSION = 1
-"""Raised when a reader of the old files would misunderstand the new ones."""
+FORMAT_VERSION = 2
+"""Raised when a reader of the old files would misunderstand the new ones, or equalization makes another network."""
 
 _JSON, _TENSORS = "plan.json", "plan.safetensors"
-_SAMPLE = "sample"
+_PLAIN, _EQUALIZED, _SAMPLE = "plain", "equalized", "sample"
 
 # What the JSON says of a network; Any: plain JSON values.
 Identity = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one pass over the images gathered.
+
+    Args:
+        statistics: Of each quantizer of the network, by its name.
+        equalized_statistics: Of each quantizer of the equalized network; empty if it was not observed.
+        sample: The images (N, ...) that were kept, if any.
+    """
+
+    statistics: Mapping[str, RangeObserver]
+    equalized_statistics: Mapping[str, RangeObserver]
+    sample: Tensor | None
 
 
 def identify(graph: nn.Module, placement: Placement, image_shape: tuple[int, ...]) -> Identity:
@@ -44,23 +61,17 @@ def identify(graph: nn.Module, placement: Placement, image_shape: tuple[int, ...
     }
 
 
-def save_statistics(
-    folder: Path, network: Identity, statistics: Mapping[str, RangeObserver], sample: Tensor | None
-) -> None:
+def save_observed(folder: Path, network: Identity, observed: Observed) -> None:
     """Write both files, each whole or not at all.
 
     Raises:
         ValueError: nothing was observed.
     """
-    if not statistics:
+    if not observed.statistics:
         raise ValueError("A plan must have observed images to be saved, got none. Call `plan.observe(images)` first.")
-    tensors = {
-        f"{name}/{field}": tensor.cpu().contiguous()
-        for name, observer in statistics.items()
-        for field, tensor in observer.state_dict().items()
-    }
-    if sample is not None:
-        tensors[_SAMPLE] = sample.cpu().contiguous()
+    tensors = _tensors(_PLAIN, observed.statistics) | _tensors(_EQUALIZED, observed.equalized_statistics)
+    if observed.sample is not None:
+        tensors[_SAMPLE] = observed.sample.cpu().contiguous()
     with replacing(folder / _TENSORS) as path:
         save_file(tensors, path)
     about = {
@@ -74,9 +85,7 @@ def save_statistics(
         path.write_text(json.dumps(about, indent=2))
 
 
-def load_statistics(
-    folder: Path, network: Identity, device: torch.device
-) -> tuple[dict[str, RangeObserver], Tensor | None]:
+def load_observed(folder: Path, network: Identity, device: torch.device) -> Observed:
     """Read both files, if they are of this network.
 
     Raises:
@@ -104,12 +113,28 @@ def load_statistics(
             "describe. Was the writing interrupted? Observe and save it again."
         )
     tensors = load_file(folder / _TENSORS)
-    sample = tensors.pop(_SAMPLE, None)
+    return Observed(
+        _statistics(_PLAIN, tensors, device), _statistics(_EQUALIZED, tensors, device), tensors.get(_SAMPLE)
+    )
+
+
+def _tensors(variant: str, statistics: Mapping[str, RangeObserver]) -> dict[str, Tensor]:
+    """The statistics of one network, each tensor under `variant/quantizer/field`."""
+    return {
+        f"{variant}/{name}/{field}": tensor.cpu().contiguous()
+        for name, observer in statistics.items()
+        for field, tensor in observer.state_dict().items()
+    }
+
+
+def _statistics(variant: str, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, RangeObserver]:
+    """What `_tensors` was made from."""
     states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, _, field = key.rpartition("/")
-        states.setdefault(name, {})[field] = tensor
-    return {name: RangeObserver.from_state_dict(states[name]).to(device) for name in network["quantizers"]}, sample
+        if key.startswith(f"{variant}/"):
+            name, _, field = key.removeprefix(f"{variant}/").rpartition("/")
+            states.setdefault(name, {})[field] = tensor
+    return {name: RangeObserver.from_state_dict(state).to(device) for name, state in states.items()}
 
 
 def _sha256(path: Path) -> str:

@@ -227,6 +227,11 @@ class Setting:
         """Whether its ranges or weights are made from images, so that some must have been observed."""
         return self.quantizes_activations or self.rounding == "adaround" or self.bias_correction
 
+    @property
+    def needs_equalized_ranges(self) -> bool:
+        """Whether ranges of the equalized network must have been observed."""
+        return self.equalization and self.quantizes_activations
+
 
 # Field -> (the bits without which it has no effect, its default).
 _EFFECTS: dict[str, tuple[str, str | bool | float]] = {

@@ -180,10 +180,11 @@ class Grid:
     def observe(self, images: "_Images") -> None:
         """Estimate activation ranges, in smaller pieces if a whole batch does not fit."""
         methods = any(setting.has_weight_method for setting in self.settings)
-        size = OBSERVATION_BATCH
+        equalized = any(setting.needs_equalized_ranges for setting in self.settings)
+        size, sample = OBSERVATION_BATCH, METHOD_IMAGES if methods else 0
         while True:
             try:
-                self.plan.observe(images(), batch_size=size, sample_size=METHOD_IMAGES if methods else 0)
+                self.plan.observe(images(), equalized=equalized, batch_size=size, sample_size=sample)
                 self.range_images = images.seen
                 return
             except (RuntimeError, MemoryError) as error:

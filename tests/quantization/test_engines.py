@@ -76,9 +76,9 @@ def test_the_cache_of_quantized_weights_is_bounded(monkeypatch: pytest.MonkeyPat
     plan = prepare(tiny_resnet(), tiny_images())
     images = tiny_images(4)
     expected = [plan.run(f"w{bits}afp", images) for bits in (8, 6, 4, 2)]
-    assert len(plan._plain.simulator._weights) == 4 * len(plan.layers)
+    assert len(plan._variants.plain.simulator._weights) == 4 * len(plan.layers)
     monkeypatch.setattr(engines, "CACHE_BYTES", 0)
     for bits, logits in zip((8, 6, 4, 2), expected, strict=True):
         assert torch.equal(plan.run(f"w{bits}afp", images), logits)
     plan.run("w3afp", images)
-    assert len(plan._plain.simulator._weights) == 1
+    assert len(plan._variants.plain.simulator._weights) == 1

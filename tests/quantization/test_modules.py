@@ -79,7 +79,7 @@ def test_images_are_left_alone_by_a_forward_that_writes_to_them() -> None:
 def test_a_placement_is_found_again_in_a_deep_copy_whose_hooks_use_its_own_quantizers() -> None:
     plan = _plan(tiny_resnet())
     duplicate = copy.deepcopy(plan.network)
-    found = plan._plain.placement.in_copy(duplicate)
+    found = plan._variants.plain.placement.in_copy(duplicate)
     assert not set(found.quantizers) & set(plan.quantizers)
     seen: list[str] = []
     for quantizer in found.quantizers:

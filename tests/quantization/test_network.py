@@ -1,12 +1,10 @@
 """Weight methods through a plan: made once, from the images it kept, and what they made is what runs."""
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import qcal.quantization.network as network_module
 from qcal.quantization import AdaRoundOptions, Plan, Setting, prepare
@@ -23,13 +21,13 @@ QUICK = AdaRoundOptions(iterations=20, learning_rate=0.1)
 def _plan(seed: int = 1, sample_size: int = 1024) -> Plan:
     plan = prepare(tiny_resnet(), tiny_images())
     plan.adaround_options = QUICK
-    plan.observe(tiny_images(48, seed), sample_size=sample_size)
+    plan.observe(tiny_images(48, seed), equalized=True, sample_size=sample_size)
     return plan
 
 
 def test_a_plan_runs_what_the_methods_make_of_its_sample() -> None:
     plan, images = _plan(), tiny_images(8, seed=5)
-    graph, placement = graph_of(plan.network), plan._plain.placement
+    graph, placement = graph_of(plan.network), plan._variants.plain.placement
     specs = resolve(Setting.parse("w3afp"), placement).weights
     sample = tiny_images(48).contiguous(memory_format=plan.image_layout)
     rounded = adaround(graph, placement, specs, sample, options=QUICK)
@@ -68,29 +66,7 @@ def test_being_made_ready_tells_how_far_it_is() -> None:
     assert seen == [("adaround", done, len(plan.layers)) for done in range(1, len(plan.layers) + 1)]
 
 
-def test_methods_and_ranges_after_equalization_need_kept_images() -> None:
+def test_methods_need_kept_images() -> None:
     plan = _plan(sample_size=0)
     with pytest.raises(ValueError, match=r"`adaround` looks at images, got none\. Call `plan\.observe"):
         plan.run("w4a8-ada", tiny_images(4))
-
-
-def test_equalization_reports_its_pairs_and_keeps_the_float_network() -> None:
-    plan, images = _plan(), tiny_images(8, seed=5)
-    before = plan.float_logits(images)
-    logits = plan.run("w3a8-pt-cle", images)
-    assert [(pair.first, pair.second) for pair in plan.equalized_pairs] == [
-        ("layer1.conv1", "layer1.conv2"),
-        ("layer2.conv1", "layer2.conv2"),
-    ]
-    assert not torch.equal(logits, plan.run("w3a8-pt", images))
-    assert torch.equal(plan.float_logits(images), before)
-
-
-def test_equalization_without_a_pair_says_that_it_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    images = torch.randn(6, 4)
-    plan = prepare(nn.Sequential(nn.Linear(4, 2)), images)
-    plan.observe(images)
-    with caplog.at_level(logging.WARNING):
-        logits = plan.run("w4a8-cle", images)
-    assert "Equalization found no two layers" in caplog.text
-    assert torch.equal(logits, plan.run("w4a8", images))

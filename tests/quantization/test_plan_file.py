@@ -9,13 +9,23 @@ import torch
 from qcal.quantization import Plan, prepare
 from tests.quantization.networks import tiny_images, tiny_resnet
 
-SETTINGS = ["w8a8", "w4a4-mse", "w4a6-pct", "w4a4-ema", "w4a4-kl", "w3afp-bc", "w4a4-cle"]
+SETTINGS = [
+    "w8a8",
+    "w4a4-mse",
+    "w4a6-pct",
+    "w4a4-ema",
+    "w4a4-kl",
+    "w3afp-bc",
+    "w4a4-cle",
+    "w4a4-cle-ema",
+    "w4a4-cle-bc",
+]
 
 
 @pytest.fixture
 def observed() -> Plan:
     plan = prepare(tiny_resnet(), tiny_images())
-    plan.observe(tiny_images(48), batch_size=16)
+    plan.observe(tiny_images(48), equalized=True, batch_size=16)
     return plan
 
 
@@ -33,7 +43,7 @@ def test_loading_replaces_what_was_observed(observed: Plan, tmp_path: Path) -> N
     images = tiny_images(8, seed=5)
     expected = observed.run("w4a4-cle", images)
     observed.save(tmp_path)
-    observed.observe(10 * tiny_images(48))
+    observed.observe(10 * tiny_images(48), equalized=True)
     assert not torch.equal(observed.run("w4a4-cle", images), expected)
     observed.load(tmp_path)
     assert torch.equal(observed.run("w4a4-cle", images), expected)
@@ -79,7 +89,7 @@ def test_another_version_of_the_files_is_refused(observed: Plan, tmp_path: Path)
     observed.save(tmp_path)
     about = json.loads((tmp_path / "plan.json").read_text())
     (tmp_path / "plan.json").write_text(json.dumps({**about, "format_version": 99}))
-    with pytest.raises(ValueError, match="must have format version 1, got 99"):
+    with pytest.raises(ValueError, match="must have format version 2, got 99"):
         observed.load(tmp_path)
 
 
@@ -89,6 +99,16 @@ def test_a_loaded_plan_without_a_sample_says_what_its_methods_need(tmp_path: Pat
     plan.save(tmp_path)
     plan.load(tmp_path)
     assert plan.run("w4a8", tiny_images(4)).shape == (4, 5)
-    for setting, method in {"w4a8-bc": "bias_correction", "w4a8-ada": "adaround", "w4a8-cle": "equalization"}.items():
+    for setting, method in {"w4a8-bc": "bias_correction", "w4a8-ada": "adaround"}.items():
         with pytest.raises(ValueError, match=rf"`{method}` looks at images, got none\. Call `plan\.observe"):
             plan.run(setting, tiny_images(4))
+
+
+def test_loading_a_plan_without_equalized_ranges_drops_those_there_were(observed: Plan, tmp_path: Path) -> None:
+    plain = prepare(tiny_resnet(), tiny_images())
+    plain.observe(tiny_images(48))
+    plain.save(tmp_path)
+    observed.load(tmp_path)
+    assert observed.equalized_statistics == {}
+    with pytest.raises(ValueError, match=r"Call `plan\.observe\(images, equalized=True\)`"):
+        observed.run("w4a8-cle", tiny_images(4))

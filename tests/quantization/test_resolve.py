@@ -16,7 +16,7 @@ from tests.quantization.networks import Forward, tiny_images, tiny_resnet
 
 @functools.cache
 def _resnet() -> Placement:
-    return prepare(tiny_resnet(), tiny_images())._plain.placement
+    return prepare(tiny_resnet(), tiny_images())._variants.plain.placement
 
 
 def _weights(text: str, placement: Placement | None = None) -> dict[str, WeightSpec | None]:
@@ -110,5 +110,5 @@ def test_a_pattern_without_a_match_lists_what_there_is() -> None:
 
 def test_a_layer_called_twice_is_two_layers_by_name() -> None:
     network = Forward(lambda m, x: m.fc(F.relu(m.fc(x))), fc=nn.Linear(4, 4))
-    placement = prepare(network, torch.randn(2, 4))._plain.placement
+    placement = prepare(network, torch.randn(2, 4))._variants.plain.placement
     assert [name for name, spec in _weights("w4a8-keep=fc_1", placement).items() if spec is None] == ["fc_1"]

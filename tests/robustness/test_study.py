@@ -25,7 +25,7 @@ def test_each_setting_has_the_logits_of_a_plan() -> None:
     study = run_study(network, SETTINGS, data=data, range_estimation=ranges)
     images = torch.cat([x for x, _ in data])
     plan = prepare(network, images)
-    plan.observe(torch.cat([x for x, _ in ranges]), batch_size=8)
+    plan.observe(torch.cat([x for x, _ in ranges]), equalized=True, batch_size=8)
     assert list(study.compared.settings) == [str(setting) for setting in SETTINGS]
     for setting, logits in study.compared.settings.items():
         torch.testing.assert_close(logits, plan.run(setting, images, batch_size=8), rtol=1e-4, atol=1e-4)
@@ -135,12 +135,12 @@ def test_ranges_are_observed_in_smaller_pieces_when_memory_runs_out(monkeypatch:
     observe = Plan.observe
     sizes = []
 
-    def fits_four(self: Plan, images: Iterator[Tensor], *, batch_size: int, sample_size: int) -> None:
+    def fits_four(self: Plan, images: Iterator[Tensor], *, batch_size: int, **kwargs: int) -> None:
         sizes.append(batch_size)
         if batch_size > 4:
             next(iter(images))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        observe(self, images, batch_size=batch_size, sample_size=sample_size)
+        observe(self, images, batch_size=batch_size, **kwargs)
 
     monkeypatch.setattr(Plan, "observe", fits_four)
     grid = prepare_grid(tiny_resnet(), SETTINGS[:1], range_estimation=_batches(20, seed=4))

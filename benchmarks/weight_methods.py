@@ -3,19 +3,22 @@
 The residual network is the paper's ResNet20 for CIFAR-100 with its authors' weights (`--weights`, `--data`: see the
 arguments); 1,024 training images give the ranges and teach the methods, accuracy is over all 10,000 test images.
 
-The depthwise network is a small MobileNetV2, trained here on the embedded digits for 40 epochs. Per-tensor weights
-fail where a few channels of a layer are larger than the others by orders of magnitude, as folding batch norm leaves
-them in ImageNet's MobileNetV2 after days of training (Nagel et al. 2019, figure 2). So short a training does not spread
-them so far. So the spread is planted before it, in the initial factors of the batch norms in front of depthwise and
-projecting convolutions: 10^-(`SPREAD` u^4), u uniform in [0, 1]. The batch norm that comes next undoes it, so that the
-network learns as well; folded, the weights between the two have it.
+The depthwise network is a small MobileNetV2, trained here on the embedded digits, once for each of `--seeds`. One
+scale for a whole weight tensor fails where channels of a layer differ in size by orders of magnitude, as folding batch
+norm leaves them in ImageNet's MobileNetV2 after days of training (Nagel et al. 2019, figure 2). So short a training
+leaves no such spread. So the trained network is rewritten into one that computes the same, bit for bit: in each block,
+the outputs of a convolution are multiplied by factors from 10^-`--spread` to 1, powers of two that are evenly spread
+over the channels in random order, and the weights of the next convolution are divided by them. That needs
+f(s x) = s f(x), which ReLU has and ReLU6 has not: the network has ReLU in its place from the start, as in the paper.
 
     python benchmarks/weight_methods.py depthwise
     python benchmarks/weight_methods.py residual --data cifar100 --weights resnet20.pt --settings w4a8 w4a8-bc
 """
 
 import argparse
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
+from torchvision.models.mobilenetv2 import InvertedResidual
 
 from qcal.data import Digits
 from qcal.data.images import normalize
@@ -30,7 +34,6 @@ from qcal.data.roles import PoolName
 from qcal.models import CifarResNet, load_weights
 from qcal.quantization import AdaRoundOptions, prepare
 
-SPREAD = 3.0
 RESIDUAL_SETTINGS: tuple[str, ...] = (
     "float",
     "w4a8",
@@ -48,11 +51,12 @@ RESIDUAL_SETTINGS: tuple[str, ...] = (
 DEPTHWISE_SETTINGS: tuple[str, ...] = (
     "float",
     "w8a8",
+    "w8a8-cle",
+    "w8afp-pt",
     "w8a8-pt",
     "w8a8-pt-bc",
     "w8a8-pt-cle",
     "w8a8-pt-cle-bc",
-    "w6a8-pt",
     "w6a8-pt-cle",
 )
 
@@ -103,16 +107,49 @@ def _cifar(path: Path, count: int | None = None) -> tuple[Tensor, Tensor]:
     return (x - mean[:, None, None]) / std[:, None, None], torch.from_numpy(arrays["y"][:count])
 
 
-def depthwise_study(*, epochs: int = 40, seed: int = 0) -> Study:
-    """A small MobileNetV2, trained on noisy digits, whose channels differ in size by orders of magnitude."""
+def depthwise_study(seed: int, *, epochs: int = 20, spread: float = 2.0) -> Study:
+    """A small MobileNetV2, trained on noisy digits, whose channels differ in size by orders of magnitude.
+
+    Args:
+        seed: Of the initial weights, the order of the images and the order of the channels.
+        epochs: How long it trains.
+        spread: How many orders of magnitude there are between the channels of a layer.
+    """
     (train, train_target), (test, test_target) = _digits("train"), _digits("test")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        blocks = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 24, 2, 1]]
-        network = MobileNetV2(num_classes=10, inverted_residual_setting=blocks, dropout=0.0)
-        _spread(network)
+        network = small_mobilenet()
         _train(network, train, train_target, epochs)
+        spread_channels(network, spread)
     return Study(network.eval(), train, test, test_target)
+
+
+def small_mobilenet() -> MobileNetV2:
+    """Four inverted residual blocks, ReLU in the place of ReLU6."""
+    blocks = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 24, 2, 1]]
+    network = MobileNetV2(num_classes=10, inverted_residual_setting=blocks, dropout=0.0)
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.ReLU6):
+                setattr(parent, name, nn.ReLU(inplace=True))
+    return network
+
+
+@torch.no_grad()
+def spread_channels(network: MobileNetV2, spread: float) -> None:
+    """Give the channels between a block's convolutions sizes from 10^-spread to 1; see the head of this file."""
+    for block in network.modules():
+        if not isinstance(block, InvertedResidual):
+            continue
+        norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+        convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+        for norm, reader in zip(norms[:-1], convs[1:], strict=True):
+            channels = len(norm.weight)
+            exponents = -spread * math.log2(10) * torch.linspace(0, 1, channels)[torch.randperm(channels)]
+            factors = 2.0 ** exponents.round()
+            norm.weight.mul_(factors)
+            norm.bias.mul_(factors)
+            reader.weight.div_(factors.reshape(-1, 1, 1, 1) if reader.groups == channels else factors[:, None, None])
 
 
 def _digits(name: PoolName) -> tuple[Tensor, Tensor]:
@@ -121,16 +158,6 @@ def _digits(name: PoolName) -> tuple[Tensor, Tensor]:
     pool = data.pool(name)
     x = normalize(pool.read(torch.arange(len(pool.y))), mean=data.mean, std=data.std)
     return F.interpolate(x, scale_factor=2).expand(-1, 3, -1, -1).contiguous(), pool.y
-
-
-def _spread(network: nn.Module) -> None:
-    """Plant the spread: see the head of this file."""
-    with torch.no_grad():
-        for name, module in network.named_modules():
-            if isinstance(module, nn.BatchNorm2d) and (
-                name.endswith(("conv.0.1", "conv.1.1")) or name == "features.0.1"
-            ):
-                module.weight.copy_(10 ** (-SPREAD * torch.rand(len(module.weight)) ** 4))
 
 
 def _train(network: nn.Module, images: Tensor, target: Tensor, epochs: int, batch: int = 64) -> None:
@@ -158,6 +185,8 @@ def main() -> None:
     parser.add_argument(
         "--learning-rate", type=float, default=1e-3, help="AdaRound's; times ten for a tenth of the steps"
     )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the depthwise networks")
+    parser.add_argument("--spread", type=float, default=2.0, help="orders of magnitude between channels, for depthwise")
     parser.add_argument("--threads", type=int, default=2, help="torch's CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -165,15 +194,22 @@ def main() -> None:
         if arguments.weights is None or arguments.data is None:
             parser.error("residual needs --weights and --data")
         options = AdaRoundOptions(arguments.iterations, learning_rate=arguments.learning_rate)
-        study, settings = residual_study(arguments.weights, arguments.data, options), RESIDUAL_SETTINGS
+        studies = {"accuracy in %": residual_study(arguments.weights, arguments.data, options)}
+        settings = RESIDUAL_SETTINGS
     else:
-        study, settings = depthwise_study(), DEPTHWISE_SETTINGS
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {len(study.images)} test images")
-    print("| setting | accuracy in % | seconds |\n|---|---|---|")
-    for name in arguments.settings or settings:
+        studies = {f"seed {seed}": depthwise_study(seed, spread=arguments.spread) for seed in arguments.seeds}
+        settings = DEPTHWISE_SETTINGS
+    report(studies, arguments.settings or settings, arguments.threads)
+
+
+def report(studies: dict[str, Study], settings: Sequence[str], threads: int) -> None:
+    """Print a table: a line for each setting, a column for each study."""
+    print(f"torch {torch.__version__}, {threads} threads, {len(next(iter(studies.values())).images)} test images")
+    print(f"| setting | {' | '.join(studies)} | seconds |\n|---{'|---' * len(studies)}|---|")
+    for name in settings:
         start = time.perf_counter()
-        accuracy = study.accuracy(name)
-        print(f"| `{name}` | {100 * accuracy:.2f} | {time.perf_counter() - start:.0f} |", flush=True)
+        cells = [f"{100 * study.accuracy(name):.2f}" for study in studies.values()]
+        print(f"| `{name}` | {' | '.join(cells)} | {time.perf_counter() - start:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

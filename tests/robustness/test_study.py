@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_ranges_are_observed_in_smaller_pieces_when_memory_runs_out(monkeypatch:
     observe = Plan.observe
     sizes = []
 
-    def fits_four(self: Plan, images: Iterator[Tensor], *, batch_size: int, **kwargs: int) -> None:
+    def fits_four(self: Plan, images: Iterator[Tensor], *, batch_size: int, **kwargs: Any) -> None:
         sizes.append(batch_size)
         if batch_size > 4:
             next(iter(images))

@@ -10,6 +10,7 @@ from qcal.functional.affine import (
     symmetric_scale,
     unsigned_bounds,
 )
+from qcal.functional.bootstrap import Interval, percentile_interval, resampled_counts, resampled_sums
 from qcal.functional.brier_decomposition import (
     BrierDecomposition,
     isotonic_recalibration,
@@ -55,6 +56,7 @@ from qcal.functional.vector_scaling import VectorScalingFit, fit_vector_scaling
 
 __all__ = [
     "BrierDecomposition",
+    "Interval",
     "OverconfidenceParts",
     "ReliabilityBins",
     "RiskCoverage",
@@ -100,8 +102,11 @@ __all__ = [
     "over_ece",
     "overconfidence",
     "overconfidence_parts",
+    "percentile_interval",
     "quantize",
     "reliability_bins",
+    "resampled_counts",
+    "resampled_sums",
     "risk_at_coverage",
     "risk_coverage_curve",
     "rms_calibration_error",

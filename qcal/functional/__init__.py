@@ -41,8 +41,11 @@ from qcal.functional.focal_losses import dual_focal_loss, flsd_loss, focal_loss,
 from qcal.functional.intervals import wilson_interval
 from qcal.functional.ks_error import ks_calibration_error
 from qcal.functional.logit_scale_losses import confidence_dial_loss, logit_norm_loss, training_temperature_loss
+from qcal.functional.noise_temperature import NoiseTemperatureFit, fit_noise_temperature
 from qcal.functional.proper_scores import brier_score, nll, nll_from_probs, top_label_brier
+from qcal.functional.row_scores import RowScores, row_scores
 from qcal.functional.selective import RiskCoverage, augrc, aurc, risk_at_coverage, risk_coverage_curve
+from qcal.functional.selective_fallback import fallback_accuracy, smallest_fallback
 from qcal.functional.smooth_calibration import smooth_ece
 from qcal.functional.smoothing_losses import (
     confidence_penalty_loss,
@@ -57,9 +60,11 @@ from qcal.functional.vector_scaling import VectorScalingFit, fit_vector_scaling
 __all__ = [
     "BrierDecomposition",
     "Interval",
+    "NoiseTemperatureFit",
     "OverconfidenceParts",
     "ReliabilityBins",
     "RiskCoverage",
+    "RowScores",
     "SwapCounts",
     "Symmetry",
     "TemperatureFit",
@@ -82,6 +87,8 @@ __all__ = [
     "dual_focal_loss",
     "ece",
     "fake_quantize",
+    "fallback_accuracy",
+    "fit_noise_temperature",
     "fit_temperature",
     "fit_vector_scaling",
     "flsd_loss",
@@ -110,8 +117,10 @@ __all__ = [
     "risk_at_coverage",
     "risk_coverage_curve",
     "rms_calibration_error",
+    "row_scores",
     "scale_logits",
     "signed_bounds",
+    "smallest_fallback",
     "smooth_ece",
     "swap_counts",
     "symmetric_scale",

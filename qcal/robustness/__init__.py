@@ -2,6 +2,9 @@
 
 from qcal.robustness.comparison import Comparison, Scores, compare, score
 from qcal.robustness.logits import BatchLogits, Logits, interleave
+from qcal.robustness.paired_change import Change
+from qcal.robustness.probabilities import ProbabilityAnalysis, analyse_probabilities
+from qcal.robustness.probability_words import what_was_hurt
 from qcal.robustness.record import (
     SCHEMA_VERSION,
     Record,
@@ -12,27 +15,44 @@ from qcal.robustness.record import (
     write_logits,
     write_record,
 )
+from qcal.robustness.repair import ProbabilityRepair, Recalibration, RepairOutcome
+from qcal.robustness.repair_words import repair_answer, repair_table
+from qcal.robustness.selective_fallback import SelectiveFallback
 from qcal.robustness.study import Baseline, Grid, Study, prepare_grid, run_study
+from qcal.robustness.temperature_control import TemperatureControl, control_answer, temperature_control
 
 __all__ = [
     "SCHEMA_VERSION",
     "Baseline",
     "BatchLogits",
+    "Change",
     "Comparison",
     "Grid",
     "Logits",
+    "ProbabilityAnalysis",
+    "ProbabilityRepair",
+    "Recalibration",
     "Record",
+    "RepairOutcome",
     "Scores",
+    "SelectiveFallback",
     "Study",
+    "TemperatureControl",
+    "analyse_probabilities",
     "build_record",
     "compare",
+    "control_answer",
     "interleave",
     "prepare_grid",
     "read_logits",
     "read_recalibration_logits",
     "read_record",
+    "repair_answer",
+    "repair_table",
     "run_study",
     "score",
+    "temperature_control",
+    "what_was_hurt",
     "write_logits",
     "write_record",
 ]

@@ -2,9 +2,14 @@
 
 from qcal.plots.epochs import epoch_figure, epoch_panel
 from qcal.plots.reliability import confidence_histogram, reliability_diagram, reliability_figure
+from qcal.plots.reliability_grid import reliability_grid
+from qcal.plots.repair_table import repair_table_panel
+from qcal.plots.risk_coverage import risk_coverage_panel
 from qcal.plots.save import save_figure
+from qcal.plots.selective_fallback import selective_fallback_panel
 from qcal.plots.style import setting_colour
 from qcal.plots.swaps import damage_per_swap_panel, swap_and_error_panel, swap_figure, swapped_confidence_panel
+from qcal.plots.temperature_control import temperature_control_panel
 
 __all__ = [
     "confidence_histogram",
@@ -13,9 +18,14 @@ __all__ = [
     "epoch_panel",
     "reliability_diagram",
     "reliability_figure",
+    "reliability_grid",
+    "repair_table_panel",
+    "risk_coverage_panel",
     "save_figure",
+    "selective_fallback_panel",
     "setting_colour",
     "swap_and_error_panel",
     "swap_figure",
     "swapped_confidence_panel",
+    "temperature_control_panel",
 ]

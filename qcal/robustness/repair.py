@@ -137,6 +137,14 @@ def fit_repairs(recalibration: Recalibration) -> FittedRepairs | str:
     Raises:
         TypeError: wrong types.
         ValueError: wrong or different shapes; NaN or infinite logits; targets out of range.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0]] * 4)
+        >>> fitted = fit_repairs(Recalibration(logits, 3 * logits, torch.tensor([0, 0, 0, 1])))
+        >>> round(fitted.quant_fit.temperature / fitted.float_fit.temperature, 6)
+        3.0
+        >>> fit_repairs(Recalibration(logits, 3 * logits, torch.tensor([0, 0, 0, 0])))[:60]
+        'the float network: temperature ran to the lower end of [1.41'
     """
     check_recalibration(recalibration)
     float_logits, quant_logits, target = recalibration.float_logits, recalibration.quant_logits, recalibration.target

@@ -32,6 +32,23 @@ def repair_answer(repair: ProbabilityRepair, *, setting: str = "the quantized ne
     Args:
         repair: The figures.
         setting: What to call the quantized network.
+
+    Returns:
+        What the refitted temperature left, beside the recalibrated float network, and what follows from it: the dilemma
+        is left behind where the ECE is not distinguishable from that network's, or lower.
+
+    Example:
+        >>> import torch
+        >>> from qcal.robustness import Recalibration, analyse_probabilities
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 4 * torch.randn(2000, 10, generator=generator)
+        >>> target = torch.multinomial(torch.softmax(logits / 2, dim=1), 1, generator=generator).squeeze(1)
+        >>> noisy = logits + torch.randn(2000, 10, generator=generator)
+        >>> halves = [part.split(1000) for part in (logits, noisy, target)]
+        >>> held_out, compared = zip(*halves)
+        >>> analysis = analyse_probabilities(*compared, recalibration=Recalibration(*held_out))
+        >>> repair_answer(analysis.repair, setting="w4a8")[:60]
+        'One temperature (2.24) takes the ECE of w4a8 from 23.3 to 3.'
     """
     refitted = repair.outcome("refitted_temperature")
     ece, nll = refitted.ece_gap, refitted.nll_gap
@@ -59,6 +76,9 @@ def repair_table(repairs: Mapping[str, ProbabilityRepair]) -> str:
 
     Args:
         repairs: Setting to its figures; the float network is that of the first.
+
+    Returns:
+        One line a row: the float network as trained and recalibrated, then each method of each setting.
 
     Raises:
         ValueError: there is no setting.

@@ -117,6 +117,11 @@ def score_network(
     Raises:
         TypeError: wrong types.
         ValueError: as `qcal.functional.row_scores.row_scores`.
+
+    Example:
+        >>> network = score_network("float", torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]))
+        >>> network.mean("accuracy", None).value, round(network.ece(None).value, 3)
+        (1.0, 0.31)
     """
     rows = row_scores(logits, target, temperature=temperature)
     confidence, hit = rows.confidence, rows.correct.double()

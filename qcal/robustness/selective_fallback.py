@@ -73,6 +73,13 @@ def choose_fallback(quant: RowScores, float_correct: Tensor, *, tolerance: float
     Raises:
         TypeError: wrong types.
         ValueError: wrong shapes; `tolerance` outside [0, 1].
+
+    Example:
+        >>> from qcal.functional.row_scores import row_scores
+        >>> quant = row_scores(torch.tensor([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1, 0]))
+        >>> rule = choose_fallback(quant, torch.tensor([True, True, True]))
+        >>> round(rule.share, 3), round(rule.threshold, 3)
+        (0.333, 0.731)
     """
     accuracy = fallback_accuracy(quant.confidence, quant.correct, float_correct)
     k = smallest_fallback(accuracy, tolerance=tolerance)

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from dataclasses import asdict, fields
 
 import pytest
@@ -236,3 +238,28 @@ def test_held_out_logits_that_are_broken_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             analyse_probabilities(logits, quant, target, recalibration=bad)
+
+
+_LARGE = """
+import resource
+import torch
+from qcal.robustness.probabilities import analyse_probabilities
+from qcal.robustness.repair import Recalibration
+
+def pair(num):
+    logits, target = 2 * torch.randn(num, 1000), torch.randint(1000, (num,))
+    logits[torch.arange(num), target] += 6
+    return logits, logits + 0.5 * torch.randn(num, 1000), target
+
+recalibration = Recalibration(*pair(10_000))
+analysis = analyse_probabilities(*pair(50_000), recalibration=recalibration)
+assert analysis.repair is not None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+
+
+@pytest.mark.slow
+def test_fifty_thousand_images_of_a_thousand_classes_fit_into_four_gigabytes() -> None:
+    """Logits, resamples and torch itself together; in a process of its own, as the peak of a process never falls."""
+    done = subprocess.run([sys.executable, "-c", _LARGE], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 4

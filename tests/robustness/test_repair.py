@@ -148,7 +148,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """400 draws of 2,000 images; temperatures are fitted once. The truth is that of 400,000 images.
 
     Intervals of means hold it in 93 to 97 %, those of calibration errors, which allow for the bias of small errors, in
-    at least 93 %.
+    92 to 98 %.
     """
     recalibration = held_out(1000)
 
@@ -179,5 +179,5 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         for name, value in truth.items()
     }
     for name, share in coverage.items():
-        low, high = (0.93, 1) if "ece" in name else (0.93, 0.97)
+        low, high = (0.92, 0.98) if "ece" in name else (0.93, 0.97)
         assert low <= share <= high, (name, share)

@@ -83,7 +83,7 @@ class TemperatureControl:
 
 def temperature_control(
     network: nn.Module,
-    settings: Sequence[Setting | str],
+    settings: Setting | str | Sequence[Setting | str],
     *,
     data: Batches,
     range_estimation: Batches,
@@ -101,8 +101,8 @@ def temperature_control(
 
     Args:
         network: Maps images `(N, ...)` to logits `(N, C)`; not changed.
-        settings: Settings or short forms; with the head in float (`w4a8-keep=last`), scaled with its weights (`w4a8`)
-            and with its output quantized (`w4a8-out`), all three are covered.
+        settings: One or several settings or short forms; with the head in float (`w4a8-keep=last`), scaled with its
+            weights (`w4a8`) and with its output quantized (`w4a8-out`), all three are covered.
         data: Batches `(images, target)` to compare on, in a fixed order; read once for every network.
         range_estimation: Batches `(images, target)` from the training set, likewise.
         temperatures: Positive; 1 is among them, as what the others are compared with.
@@ -126,7 +126,8 @@ def temperature_control(
         >>> len({point.swap_rate for point in control.points}), [point.moved for point in control.points]
         (1, [0, 0, 0])
     """
-    grid = [Setting.parse(setting) for setting in settings]
+    several = [settings] if isinstance(settings, Setting | str) else settings
+    grid = [Setting.parse(setting) for setting in several]
     _check(temperatures, trained, data, range_estimation)
     images = _first_images(range_estimation).to(device)
     layer = find_last_layer(network, images, placement=placement) if last_layer is None else last_layer
@@ -162,23 +163,14 @@ def control_answer(control: TemperatureControl) -> str:
         f"{moved} of {runs:,} predictions"
     )
     sentence += f" ({at_tie} of them where two classes tie)" if moved else ""
+    at_one = [point for point in applied if point.temperature == 1]
+    sentence += f"; at T = 1, {', '.join(f'{in_percent(p.swap_rate)} % swap at {p.setting}' for p in at_one)}"
     for name in dict.fromkeys(point.network for point in control.points if point.network != APPLIED):
         others = [point for point in control.points if point.network == name]
-        changes = ", ".join(
-            f"{in_percent(point.swap_rate)} % at {point.setting} (instead of "
-            f"{in_percent(_base(control, point).swap_rate)} %)"
-            for point in others
-        )
+        changes = ", ".join(f"{in_percent(point.swap_rate)} % at {point.setting}" for point in others)
         mean = in_percent(others[0].float_confidence)
         sentence += f"; {name}, trained to a float confidence of {mean} %, swaps {changes}"
     return f"{sentence}."
-
-
-def _base(control: TemperatureControl, point: ControlPoint) -> ControlPoint:
-    """The same setting of the network itself at T = 1."""
-    return next(
-        base for base in control.points if (base.network, base.temperature, base.setting) == (APPLIED, 1, point.setting)
-    )
 
 
 def _points(name: str, temperature: float, study: Study, reference: Study | None) -> Iterator[ControlPoint]:

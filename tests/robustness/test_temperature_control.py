@@ -2,13 +2,16 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from qcal.models import CifarResNet, load_weights
 from qcal.quantization import Setting
 from qcal.robustness.study import run_study
 from qcal.robustness.temperature_control import (
@@ -19,6 +22,7 @@ from qcal.robustness.temperature_control import (
     temperature_control,
 )
 from qcal.robustness.temperature_fold import find_last_layer, fold_temperature
+from tests.quantization.paper_network import normalised
 
 Batch = tuple[Tensor, Tensor]
 
@@ -142,6 +146,7 @@ def test_the_answer_says_what_moved(control: TemperatureControl) -> None:
     assert (
         f"swaps {100 * points(control, FLOAT_HEAD, network=other.network)[0].swap_rate:.1f} % at {FLOAT_HEAD}" in answer
     )
+    assert f"at T = 1, {100 * points(control, FLOAT_HEAD)[1].swap_rate:.1f} % swap at {FLOAT_HEAD}, " in answer
     json.dumps(asdict(control), allow_nan=False)
 
 
@@ -196,7 +201,7 @@ def test_what_cannot_be_compared_is_refused(network: nn.Sequential, batches: tup
 
     def run(**changed: object) -> TemperatureControl:
         arguments = {"data": data, "range_estimation": data, **changed}
-        return temperature_control(network, ["w4afp"], **arguments)  # type: ignore[arg-type]  # wrong ones among them
+        return temperature_control(network, "w4afp", **arguments)  # type: ignore[arg-type]  # wrong ones among them
 
     with pytest.raises(ValueError, match=r"`temperatures` must hold 1, .* got \[0\.5, 2\.0\]\. Add 1\.0"):
         run(temperatures=[0.5, 2.0])
@@ -223,3 +228,25 @@ def test_data_in_another_order_each_time_is_refused(
         ValueError, match="`data` must give the same images in the same order each time, got other labels"
     ):
         temperature_control(network, ["w4afp"], data=Shuffled(), range_estimation=batches[0][:1])
+
+
+@pytest.mark.slow
+def test_temperatures_move_no_swap_of_the_papers_resnet20(data_dir: Path) -> None:
+    network = CifarResNet(depth=20, num_classes=100)
+    load_weights(network, data_dir / "xia2021_resnet20_cifar100.pt")
+    images = normalised(data_dir / "cifar100_test.npz", 500)
+    with np.load(data_dir / "cifar100_test.npz") as arrays:
+        target = torch.from_numpy(arrays["y"][:500].astype(np.int64))
+    ranges = normalised(data_dir / "cifar100_train_0.npz", 256)
+    control = temperature_control(
+        network,
+        ["w4a8-keep=last", "w4a8", "w4a8-out"],
+        data=[(images, target)],
+        range_estimation=[(ranges, torch.zeros(256, dtype=torch.int64))],
+    )
+    assert control.last_layer == "fc"
+    assert [point.moved for point in control.points] == [0] * 9
+    assert all(point.swap_rate > 0.2 for point in control.points)
+    for setting in ("w4a8-keep=last", "w4a8", "w4a8-out"):
+        confidence = [point.mean_confidence for point in points(control, setting)]
+        assert confidence[0] - confidence[-1] > 0.3

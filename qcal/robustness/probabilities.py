@@ -163,29 +163,54 @@ def analyse_probabilities(
     _check_pair(float_logits, quant_logits)
     if torch.equal(float_logits, quant_logits):
         quant_logits = float_logits  # one place in memory: how sums are rounded depends on it
-    before = score_network("float", float_logits, target, with_parts=True, with_smooth_ece=True)
-    after = score_network("none", quant_logits, target, with_parts=True, with_smooth_ece=True)
-    fitted = _fit(recalibration, quant_logits)
-    rule = _choose(recalibration, tolerance)
-    scored: dict[str, ScoredNetwork] = {"float": before, "none": after}
+    fitted, rule = _fit(recalibration, quant_logits), _choose(recalibration, tolerance)
+    scored = {
+        "float": score_network("float", float_logits, target, with_parts=True, with_smooth_ece=True),
+        "none": score_network("none", quant_logits, target, with_parts=True, with_smooth_ece=True),
+    }
     temperatures: dict[RepairMethod, Tensor] = {}
     if isinstance(fitted, FittedRepairs):
         temperatures, repaired = score_repairs(fitted, float_logits, quant_logits, target)
         scored |= repaired
+    sums = _resample(scored, rule, resamples=resamples, seed=seed)
+    return _assemble(
+        scored,
+        sums,
+        repair=summarise_repairs(fitted, temperatures, scored, sums) if isinstance(fitted, FittedRepairs) else None,
+        repair_missing=fitted if isinstance(fitted, str) else None,
+        fallback=_fallback(scored, rule, sums),
+    )
+
+
+def _resample(
+    scored: dict[str, ScoredNetwork], rule: FallbackRule | str, *, resamples: int, seed: int
+) -> dict[str, Tensor] | None:
+    """Sums of every column of every network over the same resampled images."""
     columns = {name: column for network in scored.values() for name, column in network.columns().items()}
     if isinstance(rule, FallbackRule):
-        columns[_JOINT] = joint_correct(after.rows, before.rows.correct, rule)
-    sums = resample_columns(columns, resamples=resamples, seed=seed)
+        columns[_JOINT] = joint_correct(scored["none"].rows, scored["float"].rows.correct, rule)
+    return resample_columns(columns, resamples=resamples, seed=seed)
+
+
+def _assemble(
+    scored: dict[str, ScoredNetwork],
+    sums: dict[str, Tensor] | None,
+    *,
+    repair: ProbabilityRepair | None,
+    repair_missing: str | None,
+    fallback: SelectiveFallback,
+) -> ProbabilityAnalysis:
+    before, after = scored["float"], scored["none"]
 
     def change(score: MeanScore) -> Change:
         return change_between(before.mean(score, sums), after.mean(score, sums))
 
+    num_images = len(after.rows.correct)
     nll_refinement, nll_rest = _split(scored, "nll", sums)
     brier_refinement, brier_rest = _split(scored, "brier", sums)
-    joint = torch.empty(0) if sums is None or _JOINT not in sums else sums[_JOINT] / len(target)
     return ProbabilityAnalysis(
-        num_images=len(target),
-        interval_missing=None if sums is not None else f"{len(target)} images; at least {FEWEST_IMAGES} are needed",
+        num_images=num_images,
+        interval_missing=None if sums is not None else f"{num_images} images; at least {FEWEST_IMAGES} are needed",
         accuracy=change("accuracy"),
         mean_confidence=change("mean_confidence"),
         overconfidence=change("overconfidence"),
@@ -199,22 +224,30 @@ def analyse_probabilities(
         uncertainty=change("uncertainty"),
         discrimination_share=_ranking(before, after, sums),
         recalibrated_discrimination_share=None
-        if isinstance(fitted, str)
+        if repair is None
         else _ranking(scored["float_recalibrated"], scored["refitted_temperature"], sums),
         nll_refinement=nll_refinement,
         nll_miscalibration=nll_rest,
         brier_refinement=brier_refinement,
         brier_miscalibration=brier_rest,
         risk_coverage=risk_coverage_change(before.rows, after.rows),
-        repair=summarise_repairs(fitted, temperatures, scored, sums) if isinstance(fitted, FittedRepairs) else None,
-        repair_missing=fitted if isinstance(fitted, str) else None,
-        fallback=summarise_fallback(
-            after.rows,
-            before.rows.correct,
-            rule,
-            float_samples=before.mean("accuracy", sums).samples,
-            joint_samples=joint,
-        ),
+        repair=repair,
+        repair_missing=repair_missing,
+        fallback=fallback,
+    )
+
+
+def _fallback(
+    scored: dict[str, ScoredNetwork], rule: FallbackRule | str, sums: dict[str, Tensor] | None
+) -> SelectiveFallback:
+    before, after = scored["float"], scored["none"]
+    joint = torch.empty(0) if sums is None or _JOINT not in sums else sums[_JOINT] / len(after.rows.correct)
+    return summarise_fallback(
+        after.rows,
+        before.rows.correct,
+        rule,
+        float_samples=before.mean("accuracy", sums).samples,
+        joint_samples=joint,
     )
 
 

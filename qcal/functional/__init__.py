@@ -42,8 +42,8 @@ from qcal.functional.intervals import wilson_interval
 from qcal.functional.ks_error import ks_calibration_error
 from qcal.functional.logit_scale_losses import confidence_dial_loss, logit_norm_loss, training_temperature_loss
 from qcal.functional.noise_temperature import NoiseTemperatureFit, fit_noise_temperature
+from qcal.functional.per_image_scores import RowScores, row_scores
 from qcal.functional.proper_scores import brier_score, nll, nll_from_probs, top_label_brier
-from qcal.functional.row_scores import RowScores, row_scores
 from qcal.functional.selective import RiskCoverage, augrc, aurc, risk_at_coverage, risk_coverage_curve
 from qcal.functional.selective_fallback import fallback_accuracy, smallest_fallback
 from qcal.functional.smooth_calibration import smooth_ece

@@ -2,7 +2,7 @@
 
 from qcal.plots.epochs import epoch_figure, epoch_panel
 from qcal.plots.reliability import confidence_histogram, reliability_diagram, reliability_figure
-from qcal.plots.reliability_grid import reliability_grid
+from qcal.plots.reliability_grid import reliability_grid_figure
 from qcal.plots.repair_table import repair_table_panel
 from qcal.plots.risk_coverage import risk_coverage_panel
 from qcal.plots.save import save_figure
@@ -18,7 +18,7 @@ __all__ = [
     "epoch_panel",
     "reliability_diagram",
     "reliability_figure",
-    "reliability_grid",
+    "reliability_grid_figure",
     "repair_table_panel",
     "risk_coverage_panel",
     "save_figure",

@@ -30,7 +30,7 @@ from qcal.plots.style import FONT_SIZE, INK, TITLE_SIZE
 _ROW_NAME = 0.35  # inches at the left
 
 
-def reliability_grid(rows: Mapping[str, Mapping[str, ReliabilityBins]]) -> Figure:
+def reliability_grid_figure(rows: Mapping[str, Mapping[str, ReliabilityBins]]) -> Figure:
     """Draw diagrams and histograms of float and settings side by side, one row for each state of their probabilities.
 
     All have the same limits, and all histograms one scale. ECE and overconfidence under each title are those of the
@@ -51,7 +51,7 @@ def reliability_grid(rows: Mapping[str, Mapping[str, ReliabilityBins]]) -> Figur
         >>> from qcal.functional.calibration import reliability_bins
         >>> bins = reliability_bins(torch.tensor([0.9, 0.9, 0.6]), torch.tensor([True, False, True]))
         >>> columns = {"float": bins, "w4a8": bins}
-        >>> len(reliability_grid({"as quantized": columns, "refitted temperature": columns}).axes)
+        >>> len(reliability_grid_figure({"as quantized": columns, "refitted temperature": columns}).axes)
         8
     """
     labels = _shared_labels(rows)

@@ -1,6 +1,7 @@
 """Float against quantized: which predictions changed, what it cost, and the record that is written to disk."""
 
 from qcal.robustness.comparison import Comparison, Scores, compare, score
+from qcal.robustness.confidence_control import TemperatureControl, control_answer, temperature_control
 from qcal.robustness.logits import BatchLogits, Logits, interleave
 from qcal.robustness.paired_change import Change
 from qcal.robustness.probabilities import ProbabilityAnalysis, analyse_probabilities

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from qcal.functional.row_scores import RowScores
+from qcal.functional.per_image_scores import RowScores
 from qcal.functional.selective import augrc, aurc, risk_coverage_curve
 
 __all__ = ["RiskCoverageChange", "risk_coverage_change"]
@@ -43,7 +43,7 @@ def risk_coverage_change(before: RowScores, after: RowScores) -> RiskCoverageCha
 
     Example:
         >>> import torch
-        >>> from qcal.functional.row_scores import row_scores
+        >>> from qcal.functional.per_image_scores import row_scores
         >>> logits, target = torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
         >>> curves = risk_coverage_change(row_scores(logits, target), row_scores(-logits, target))
         >>> curves.float_risk[0], curves.quant_risk[0], curves.float_aurc

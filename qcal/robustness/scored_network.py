@@ -9,7 +9,7 @@ from torch import Tensor
 from qcal.functional.brier_decomposition import isotonic_recalibration
 from qcal.functional.calibration import ece
 from qcal.functional.calibration_terms import error_from_sums, residuals_by_bin, residuals_by_kernel
-from qcal.functional.row_scores import RowScores, row_scores
+from qcal.functional.per_image_scores import RowScores, row_scores
 from qcal.functional.smooth_calibration import smooth_ece_at_bandwidth, smooth_ece_bandwidth
 from qcal.robustness.paired_change import ResampledScore
 
@@ -116,7 +116,7 @@ def score_network(
 
     Raises:
         TypeError: wrong types.
-        ValueError: as `qcal.functional.row_scores.row_scores`.
+        ValueError: as `qcal.functional.per_image_scores.row_scores`.
 
     Example:
         >>> network = score_network("float", torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]))

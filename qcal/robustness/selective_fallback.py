@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcal.functional.row_scores import RowScores
+from qcal.functional.per_image_scores import RowScores
 from qcal.functional.selective_fallback import fallback_accuracy, fallback_threshold, smallest_fallback
 from qcal.robustness.paired_change import Change, ResampledScore, change_between
 
@@ -75,7 +75,7 @@ def choose_fallback(quant: RowScores, float_correct: Tensor, *, tolerance: float
         ValueError: wrong shapes; `tolerance` outside [0, 1].
 
     Example:
-        >>> from qcal.functional.row_scores import row_scores
+        >>> from qcal.functional.per_image_scores import row_scores
         >>> quant = row_scores(torch.tensor([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1, 0]))
         >>> rule = choose_fallback(quant, torch.tensor([True, True, True]))
         >>> round(rule.share, 3), round(rule.threshold, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from qcal.functional.row_scores import row_scores
+from qcal.functional.per_image_scores import row_scores
 from qcal.robustness.probabilities import ProbabilityAnalysis, analyse_probabilities
 from tests.robustness.logit_cases import held_out, quantized_pair
 

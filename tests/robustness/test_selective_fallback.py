@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from qcal.functional.row_scores import row_scores
+from qcal.functional.per_image_scores import row_scores
 from qcal.functional.selective_fallback import fallback_accuracy
 from qcal.robustness.probabilities import analyse_probabilities
 from qcal.robustness.selective_fallback import choose_fallback, handed_over

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from qcal.functional import row_scores as module
+from qcal.functional import per_image_scores as module
 from qcal.functional.confidence import confidence_from_logits
+from qcal.functional.per_image_scores import RowScores, row_scores
 from qcal.functional.proper_scores import brier_score, nll
-from qcal.functional.row_scores import RowScores, row_scores
 from tests.functional.score_cases import random_logits
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)

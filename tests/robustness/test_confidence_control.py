@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from qcal.models import CifarResNet, load_weights
 from qcal.quantization import Setting
-from qcal.robustness.study import run_study
-from qcal.robustness.temperature_control import (
+from qcal.robustness.confidence_control import (
     APPLIED,
     ControlPoint,
     TemperatureControl,
     control_answer,
     temperature_control,
 )
+from qcal.robustness.study import run_study
 from qcal.robustness.temperature_fold import find_last_layer, fold_temperature
 from tests.quantization.paper_network import normalised
 

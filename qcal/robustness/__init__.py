@@ -20,7 +20,6 @@ from qcal.robustness.repair import ProbabilityRepair, Recalibration, RepairOutco
 from qcal.robustness.repair_words import repair_answer, repair_table
 from qcal.robustness.selective_fallback import SelectiveFallback
 from qcal.robustness.study import Baseline, Grid, Study, prepare_grid, run_study
-from qcal.robustness.temperature_control import TemperatureControl, control_answer, temperature_control
 
 __all__ = [
     "SCHEMA_VERSION",

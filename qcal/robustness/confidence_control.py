@@ -21,7 +21,8 @@ from qcal.functional.confidence import confidence_from_logits
 from qcal.functional.swaps import lowest_argmax, top_is_tied
 from qcal.quantization import PlacementName, Setting
 from qcal.robustness.change_words import in_percent
-from qcal.robustness.study import Batches, Study, run_study
+from qcal.robustness.logits import Logits
+from qcal.robustness.study import Batches, run_study
 from qcal.robustness.temperature_fold import find_last_layer, fold_temperature
 
 __all__ = ["APPLIED", "ControlPoint", "TemperatureControl", "control_answer", "temperature_control"]
@@ -132,10 +133,10 @@ def temperature_control(
     images = _first_images(range_estimation).to(device)
     layer = find_last_layer(network, images, placement=placement) if last_layer is None else last_layer
 
-    def study(variant: nn.Module) -> Study:
+    def study(variant: nn.Module) -> Logits:
         return run_study(
             variant, grid, data=data, range_estimation=range_estimation, placement=placement, device=device
-        )
+        ).compared
 
     studies = {
         applied: study(fold_temperature(network, applied, images, layer=layer))
@@ -173,17 +174,17 @@ def control_answer(control: TemperatureControl) -> str:
     return f"{sentence}."
 
 
-def _points(name: str, temperature: float, study: Study, reference: Study | None) -> Iterator[ControlPoint]:
+def _points(name: str, temperature: float, study: Logits, reference: Logits | None) -> Iterator[ControlPoint]:
     """A point a setting; compared with the study at T = 1, if there is one."""
     if reference is not None and not torch.equal(study.target, reference.target):
         raise ValueError(
             "`data` must give the same images in the same order each time, got other labels at temperature "
             f"{temperature:g}. Turn off shuffling and random augmentation."
         )
-    target, before = study.target, lowest_argmax(study.float_logits)
-    float_confidence = confidence_from_logits(study.float_logits)[0].double().mean().item()
+    target, before = study.target, lowest_argmax(study.float)
+    float_confidence = confidence_from_logits(study.float)[0].double().mean().item()
     float_accuracy = (before == target).double().mean().item()
-    for setting, logits in study.quant_logits.items():
+    for setting, logits in study.settings.items():
         after = lowest_argmax(logits)
         confidence = confidence_from_logits(logits)[0].double().mean().item()
         accuracy = (after == target).double().mean().item()
@@ -191,7 +192,7 @@ def _points(name: str, temperature: float, study: Study, reference: Study | None
         yield ControlPoint(
             network=name,
             temperature=float(temperature),
-            setting=str(setting),
+            setting=setting,
             accuracy=accuracy,
             float_confidence=float_confidence,
             mean_confidence=confidence,
@@ -204,13 +205,13 @@ def _points(name: str, temperature: float, study: Study, reference: Study | None
         )
 
 
-def _moved(study: Study, reference: Study, setting: Setting) -> tuple[int, int]:
+def _moved(study: Logits, reference: Logits, setting: str) -> tuple[int, int]:
     """How many images are predicted otherwise than in the reference, in float or quantized, and how many by a tie."""
     moved = torch.zeros_like(study.target, dtype=torch.bool)
     unexplained = torch.zeros_like(moved)
     pairs = (
-        (study.float_logits, reference.float_logits),
-        (study.quant_logits[setting], reference.quant_logits[setting]),
+        (study.float, reference.float),
+        (study.settings[setting], reference.settings[setting]),
     )
     for here, there in pairs:
         now, then = lowest_argmax(here), lowest_argmax(there)

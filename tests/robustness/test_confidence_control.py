@@ -127,12 +127,12 @@ def test_figures_at_1_are_those_of_a_study_of_the_network(
     control: TemperatureControl, network: nn.Sequential, batches: tuple[list[Batch], list[Batch]]
 ) -> None:
     setting = Setting.parse(SCALED_HEAD)
-    study = run_study(network, [setting], data=batches[1], range_estimation=batches[0][:4])
-    before, after = study.float_logits.argmax(dim=1), study.quant_logits[setting].argmax(dim=1)
+    study = run_study(network, [setting], data=batches[1], range_estimation=batches[0][:4]).compared
+    before, after = study.float.argmax(dim=1), study.settings[SCALED_HEAD].argmax(dim=1)
     point = points(control, SCALED_HEAD)[1]
     assert point.swap_rate == pytest.approx((before != after).double().mean().item())
     assert point.accuracy == pytest.approx((after == study.target).double().mean().item())
-    confidence = study.quant_logits[setting].softmax(dim=1).amax(dim=1).mean().item()
+    confidence = study.settings[SCALED_HEAD].softmax(dim=1).amax(dim=1).mean().item()
     assert point.mean_confidence == pytest.approx(confidence, abs=1e-6)
     assert point.overconfidence == pytest.approx(point.mean_confidence - point.accuracy)
     assert (control.last_layer, control.num_images) == ("8", 597)

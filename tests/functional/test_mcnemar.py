@@ -11,9 +11,8 @@ from qcal.functional.mcnemar import mcnemar_exact
 @given(st.integers(0, 3000), st.integers(0, 3000))
 def test_agrees_with_scipys_binomial_test(harmful: int, beneficial: int) -> None:
     expected = binomtest(harmful, harmful + beneficial).pvalue if harmful + beneficial else 1.0
-    assert mcnemar_exact(harmful, beneficial) == pytest.approx(
-        expected, rel=1e-9, abs=1e-250
-    )  # scipy's tail ends early
+    # Below 1e-250 scipy's tail ends early.
+    assert mcnemar_exact(harmful, beneficial) == pytest.approx(expected, rel=1e-9, abs=1e-250)
 
 
 @given(st.integers(0, 500), st.integers(0, 500))

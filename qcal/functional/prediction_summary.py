@@ -31,6 +31,7 @@ class PredictionSummary:
         prediction: int64, class with the largest logit; of equals the lowest.
         runner_up: int64, class with the next largest.
         confidence: Probability of `prediction`, in (0, 1].
+        doubt: Probability of all other classes: `1 - confidence`, also where that rounds to 0.
         runner_up_confidence: Probability of `runner_up`, in [0, 1/2].
         entropy: Of the softmax, in nats, in [0, log C].
         top_logit: Logit of `prediction`.
@@ -41,6 +42,7 @@ class PredictionSummary:
     prediction: Tensor
     runner_up: Tensor
     confidence: Tensor
+    doubt: Tensor
     runner_up_confidence: Tensor
     entropy: Tensor
     top_logit: Tensor
@@ -128,7 +130,9 @@ def _summarise(rows: Tensor) -> tuple[Tensor, ...]:
     probs = torch.softmax(shifted, dim=1)
     confidence = probs.gather(1, prediction).clamp(max=1)
     entropy = (-confidence.log().squeeze(1) - torch.linalg.vecdot(probs, shifted)).clamp(min=0)
-    columns = (prediction, runner_up, confidence, probs.gather(1, runner_up))
+    next_confidence = probs.gather(1, runner_up)
+    doubt = probs.scatter_(1, prediction, 0).sum(dim=1, keepdim=True)
+    columns = (prediction, runner_up, confidence, doubt, next_confidence)
     # The sum is finite exactly when every logit is (short of overflow, which is as unusable).
     return (*(c.squeeze(1) for c in columns), entropy, top.squeeze(1), next_top.squeeze(1), rows.sum(dim=1))
 

@@ -2,7 +2,10 @@
 
 from qcal.robustness.comparison import Comparison, Scores, compare, score
 from qcal.robustness.confidence_control import TemperatureControl, control_answer, temperature_control
+from qcal.robustness.float_reference import FloatReference, float_reference
+from qcal.robustness.forecast import SwapForecast
 from qcal.robustness.logits import BatchLogits, Logits, interleave
+from qcal.robustness.margins_or_noise import MarginsOrNoise, QuantizedRun, margins_or_noise
 from qcal.robustness.paired_change import Change
 from qcal.robustness.probabilities import ProbabilityAnalysis, analyse_probabilities
 from qcal.robustness.probability_words import what_was_hurt
@@ -20,6 +23,7 @@ from qcal.robustness.repair import ProbabilityRepair, Recalibration, RepairOutco
 from qcal.robustness.repair_words import repair_answer, repair_table
 from qcal.robustness.selective_fallback import SelectiveFallback
 from qcal.robustness.study import Baseline, Grid, Study, prepare_grid, run_study
+from qcal.robustness.swap_analysis import SwapAnalysis, analyse_swaps
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -27,22 +31,30 @@ __all__ = [
     "BatchLogits",
     "Change",
     "Comparison",
+    "FloatReference",
     "Grid",
     "Logits",
+    "MarginsOrNoise",
     "ProbabilityAnalysis",
     "ProbabilityRepair",
+    "QuantizedRun",
     "Recalibration",
     "Record",
     "RepairOutcome",
     "Scores",
     "SelectiveFallback",
     "Study",
+    "SwapAnalysis",
+    "SwapForecast",
     "TemperatureControl",
     "analyse_probabilities",
+    "analyse_swaps",
     "build_record",
     "compare",
     "control_answer",
+    "float_reference",
     "interleave",
+    "margins_or_noise",
     "prepare_grid",
     "read_logits",
     "read_recalibration_logits",

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -32,29 +31,6 @@ _Weights = tuple[WeightSpec | None, ...]
 _Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True)
-class Observation:
-    """A float network whose quantizers watch what passes.
-
-    Args:
-        logits: Maps images to logits.
-        observers: What was seen at each quantizer, by its name.
-    """
-
-    logits: Callable[[Tensor], Tensor]
-    observers: dict[str, RangeObserver]
-
-    def see(self, x: Tensor) -> None:
-        """Run the network on one batch (N, ...).
-
-        Raises:
-            ValueError: NaN or infinity in an activation; the message names where.
-        """
-        self.logits(x)
-        for observer in self.observers.values():
-            observer.end_batch()
-
-
 class PreparedNetwork:
     """A graph with quantizers placed, that can be run at any setting.
 
@@ -73,14 +49,17 @@ class PreparedNetwork:
         self._biases: dict[tuple[_Weights, AdaRoundOptions | None], dict[str, Tensor]] = {}
 
     @contextmanager
-    def observed(self) -> Iterator[Observation]:
-        """An observation of the float network by fresh observers, within a with block."""
+    def observed(self) -> Iterator[dict[str, RangeObserver]]:
+        """Fresh observers, by the name of their quantizer, that see what passes there within a with block.
+
+        NaN or infinity there raises a ValueError that names the quantizer.
+        """
         quantizers = self.placement.quantizers
         observers = {quantizer.name: RangeObserver(self._reader.device) for quantizer in quantizers}
         try:
             for quantizer in quantizers:
                 quantizer.observer = observers[quantizer.name]
-            yield Observation(self.simulator.network, observers)
+            yield observers
         finally:
             for quantizer in quantizers:
                 quantizer.observer = None

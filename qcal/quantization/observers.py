@@ -44,7 +44,7 @@ class RangeObserver:
         maximum: Highest number seen; -inf before the first.
         moving_minimum: Running average of the lowest number of each batch; inf before the first.
         moving_maximum: Running average of the highest number of each batch; -inf before the first.
-        num_batches: How many batches brought numbers.
+        num_batches: How many calls of `update` brought numbers.
         exponent: The bin width is `2 ** exponent`.
         counts: int64 (2 * BINS,): how many numbers fell into each bin; bin k is entry `k + BINS`.
 
@@ -61,8 +61,6 @@ class RangeObserver:
         self.moving_minimum = math.inf
         self.moving_maximum = -math.inf
         self.num_batches = 0
-        self._batch_minimum = math.inf
-        self._batch_maximum = -math.inf
         self.exponent = _SMALLEST_EXPONENT
         self.counts = torch.zeros(2 * BINS, dtype=torch.int64, device=device)
 
@@ -76,26 +74,23 @@ class RangeObserver:
         """How many numbers were seen."""
         return int(self.counts.sum())
 
-    def update(self, x: Tensor, *, ends_batch: bool = True) -> None:
+    def update(self, x: Tensor) -> None:
         """Take in every element of a float32 tensor of any shape.
-
-        Args:
-            x: A batch, or a part of one.
-            ends_batch: Whether no other part of its batch is to come; see `end_batch`.
 
         Raises:
             ValueError: `x` holds NaN or infinity.
         """
-        if x.numel() > 0:
-            self._take(_flat(x))
-        if ends_batch:
-            self.end_batch()
-
-    def end_batch(self) -> None:
-        """The running averages take in the extremes of all parts of a batch."""
-        if self._batch_minimum <= self._batch_maximum:
-            self._average(self._batch_minimum, self._batch_maximum)
-        self._batch_minimum, self._batch_maximum = math.inf, -math.inf
+        if x.numel() == 0:
+            return
+        numbers = _flat(x)
+        minimum, maximum = (float(v) for v in torch.aminmax(numbers))
+        if not (math.isfinite(minimum) and math.isfinite(maximum)):
+            raise ValueError("`x` must be finite, got NaN or infinity.")
+        self.minimum, self.maximum = min(self.minimum, minimum), max(self.maximum, maximum)
+        self._average(minimum, maximum)
+        self._widen(_exponent_for(max(-minimum, maximum)))
+        for portion in torch.split(numbers, _PORTION):
+            self._count(portion, signed=minimum < 0)
 
     def merge(self, other: "RangeObserver") -> None:
         """Take in all that another observer saw; exact, and the same in either order.
@@ -181,17 +176,6 @@ class RangeObserver:
         observer.num_batches, observer.exponent = int(state["num_batches"]), int(state["exponent"])
         observer.counts += state["counts"].to(device)
         return observer
-
-    def _take(self, numbers: Tensor) -> None:
-        minimum, maximum = (float(v) for v in torch.aminmax(numbers))
-        if not (math.isfinite(minimum) and math.isfinite(maximum)):
-            raise ValueError("`x` must be finite, got NaN or infinity.")
-        self.minimum, self.maximum = min(self.minimum, minimum), max(self.maximum, maximum)
-        self._batch_minimum = min(self._batch_minimum, minimum)
-        self._batch_maximum = max(self._batch_maximum, maximum)
-        self._widen(_exponent_for(max(-minimum, maximum)))
-        for portion in torch.split(numbers, _PORTION):
-            self._count(portion, signed=minimum < 0)
 
     def _average(self, minimum: float, maximum: float) -> None:
         self.num_batches += 1

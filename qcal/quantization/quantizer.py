@@ -89,7 +89,7 @@ class Quantizer(nn.Module):
 
     def _observe(self, observer: RangeObserver, x: Tensor) -> None:
         try:
-            observer.update(x, ends_batch=False)  # an average of the tensor, or another part of the batch, may follow
+            observer.update(x)
         except ValueError:
             raise ValueError(
                 f"Activations must be finite to estimate their range, got NaN or infinity at `{self.name}`. "

@@ -78,12 +78,11 @@ class Variants:
         """
         networks = (self.plain, self.equalized) if equalized else (self.plain,)
         with ExitStack() as stack:
-            observations = [stack.enter_context(network.observed()) for network in networks]
+            seen = [stack.enter_context(network.observed()) for network in networks]
             for x in batches:
-                for observation in observations:
-                    observation.see(x)
-        plain, *others = (observation.observers for observation in observations)
-        return plain, others[0] if others else {}
+                for network in networks:
+                    network.simulator.network(x)
+        return seen[0], seen[1] if equalized else {}
 
     def forget(self) -> None:
         """Drop what weight methods made in either: the sample they looked at has changed."""

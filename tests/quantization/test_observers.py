@@ -164,19 +164,6 @@ def test_only_the_running_averages_depend_on_order_and_batches() -> None:
     _assert_equal(observer, mirrored)
 
 
-@pytest.mark.parametrize("parts", [1, 3, 50])
-def test_a_batch_in_parts_is_one_batch(parts: int) -> None:
-    whole, in_parts = RangeObserver(), RangeObserver()
-    for seed in range(3):
-        x = torch.randn(50, generator=torch.Generator().manual_seed(seed))
-        whole.update(x)
-        for part in torch.tensor_split(x, parts):
-            in_parts.update(part, ends_batch=False)
-        in_parts.end_batch()
-        in_parts.end_batch()  # nothing came since
-    _assert_same_state(in_parts, whole)
-
-
 def test_running_averages_merge_weighted_by_batches() -> None:
     three, one = _seen(*[torch.tensor([-1.0, 2.0])] * 3), _seen(torch.tensor([-5.0, 6.0]))
     three.merge(one)

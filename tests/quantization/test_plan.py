@@ -226,22 +226,6 @@ def test_what_was_observed_does_not_depend_on_the_batches() -> None:
     assert torch.equal(plan.statistics["input"].counts, whole["input"].counts)
 
 
-def test_running_averages_are_of_the_extremes_of_each_batch_at_every_quantizer() -> None:
-    plan, batches = prepare(tiny_resnet(), tiny_images()), torch.split(tiny_images(32), 8)
-    extremes: dict[str, list[tuple[float, float]]] = {quantizer.name: [] for quantizer in plan.quantizers}
-    for x in batches:
-        plan.observe(x)
-        for name, seen in plan.statistics.items():
-            extremes[name].append((seen.minimum, seen.maximum))
-    plan.observe(batches)
-    for name, seen in plan.statistics.items():  # "layer2.add" also sees the average of its tensor, of smaller extremes
-        lowest, highest = extremes[name][0]
-        for minimum, maximum in extremes[name][1:]:
-            lowest, highest = 0.99 * lowest + 0.01 * minimum, 0.99 * highest + 0.01 * maximum
-        assert (seen.moving_minimum, seen.moving_maximum) == pytest.approx((lowest, highest), rel=1e-12), name
-        assert seen.num_batches == len(batches)
-
-
 def test_what_two_processes_saw_merges_into_one_plan(observed: Plan) -> None:
     halves = [prepare(tiny_resnet(), tiny_images()) for _ in range(2)]
     for plan, images in zip(halves, torch.split(tiny_images(32), 16), strict=True):

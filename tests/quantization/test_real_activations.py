@@ -25,24 +25,17 @@ METHODS: tuple[ActivationRange, ...] = ("minmax", "percentile", "mse", "entropy"
 
 @pytest.fixture(scope="module")
 def stored(data_dir: Path) -> dict[str, tuple[RangeObserver, list[Tensor]]]:
-    """What each quantizer observed of two batches, and what passed it: a flat tensor a batch."""
+    """What each quantizer observed of two batches, and what passed it: a tensor a batch, averages after those."""
     network = CifarResNet(depth=20, num_classes=100)
     load_weights(network, data_dir / "xia2021_resnet20_cifar100.pt")
     images = torch.from_numpy(np.load(data_dir / "cifar100_train_0.npz")["x"][: 2 * BATCH]).permute(0, 3, 1, 2)
     images = images.float().div(255).sub(0.48).div(0.27)
     plan = prepare(network.eval(), images)
-    parts: dict[str, list[Tensor]] = {quantizer.name: [] for quantizer in plan.quantizers}
-    batches: dict[str, list[Tensor]] = {quantizer.name: [] for quantizer in plan.quantizers}
+    passed: dict[str, list[Tensor]] = {quantizer.name: [] for quantizer in plan.quantizers}
     for quantizer in plan.quantizers:
-        quantizer.register_forward_pre_hook(lambda module, inputs: parts[module.name].append(inputs[0].clone()))
-
-    def end_batch(_: int) -> None:
-        for name, passed in parts.items():
-            batches[name].append(_numbers(passed))
-            passed.clear()
-
-    plan.observe(images, batch_size=BATCH, progress=end_batch)
-    return {name: (plan.statistics[name], passed) for name, passed in batches.items()}
+        quantizer.register_forward_pre_hook(lambda module, inputs: passed[module.name].append(inputs[0].clone()))
+    plan.observe(images, batch_size=BATCH)
+    return {name: (plan.statistics[name], parts) for name, parts in passed.items()}
 
 
 def _numbers(parts: list[Tensor]) -> Tensor:

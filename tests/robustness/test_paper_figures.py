@@ -21,8 +21,9 @@ from qcal.robustness.comparison import Comparison
 SETTINGS = ("w8a8", "w7a8", "w6a8", "w5a8", "w4a8")
 # Their top 5 leaves the order of tied logits to the device; ours, the lowest class first, lies between the extremes.
 TIED_TOP5 = "top5_error_pct"
-# Computed in float32 where they were made (33.49 % is stored as 33.490002), or one float32 softmax, not a mean of many.
-IN_FLOAT32 = ("top1_error_pct", "ece15_pct", "nll", "median_fp_conf_swapped")
+# Computed in float32 where they were made (33.49 % is stored as 33.490002), or hanging on the last digit of single
+# float32 softmaxes: one of them is the median, and which of them round together decides ties of the rank.
+IN_FLOAT32 = ("top1_error_pct", "ece15_pct", "nll", "median_fp_conf_swapped", "auroc_low_fp_conf_predicts_swap")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ Then two jobs are timed, each in a process of its own, which also tells its peak
 - `analyse`: `np.load` of every file, and `analyse_swaps` against the float logits.
 
 Both read the same files from the system's cache, in the same order; the float logits are the first of them. Each of
-`--repeats` rounds runs both jobs, in turn; the minimum of each is compared. `--held-out` gives the forecast that many
-further images (their files count as the job's own). The float network's logits resemble a trained one's: a few classes
-stand out of the others.
+`--repeats` rounds runs both jobs, in turn; the minimum of each is compared. With more threads than free cores, threads
+wait for each other at every one of many small operations: measure on an idle machine, or with one thread.
+
+`--held-out` gives the forecast that many further images (their files count as the job's own). The float network's
+logits resemble a trained one's: a few classes stand out of the others.
 
     PYTHONPATH=. python benchmarks/analysis.py --threads 2
     PYTHONPATH=. python benchmarks/analysis.py --threads 2 --held-out 5000
@@ -55,8 +57,12 @@ def main() -> None:
                 kept = best.setdefault(job, found)
                 best[job] = {name: min(value, kept[name]) for name, value in found.items()}
     for job, found in best.items():
-        print(f"{job:8} {found['seconds']:7.2f} s  peak {found['peak_gib']:5.2f} GiB")
-    print(f"analyse / read: {best['analyse']['seconds'] / best['read']['seconds']:.2f}")
+        print(
+            f"{job:8} {found['seconds']:7.2f} s, {found['processor']:.2f} s of processors, peak "
+            f"{found['peak_gib']:.2f} GiB"
+        )
+    wall, processor = (best["analyse"][clock] / best["read"][clock] for clock in ("seconds", "processor"))
+    print(f"analyse / read: {wall:.2f} ({processor:.2f} of processor time)")
 
 
 def parse() -> argparse.Namespace:
@@ -111,14 +117,14 @@ def run_job(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     folder: Path = arguments.folder
     warm_up()
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     if arguments.job == "read":
         read(folder, arguments)
     else:
         analyse(folder, arguments)
-    seconds = time.perf_counter() - begin
+    seconds, processor = time.perf_counter() - begin, time.process_time() - begin_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
-    print(json.dumps({"seconds": seconds, "peak_gib": peak}))
+    print(json.dumps({"seconds": seconds, "processor": processor, "peak_gib": peak}))
 
 
 def warm_up() -> None:
@@ -142,9 +148,6 @@ def analyse(folder: Path, arguments: argparse.Namespace) -> None:
         held_out = (held_float, load(folder, f"held_{name}")) if arguments.held_out else None
         analysis = analyse_swaps(float_logits, load(folder, name), target, held_out=held_out, reference=reference)
         assert analysis.num_images == arguments.rows
-        if os.environ.get("SHOW_ANALYSIS"):
-            forecast = analysis.forecast
-            print(name, analysis.shares.swapped.share, forecast and forecast.swap_rate, file=sys.stderr)
 
 
 def load(folder: Path, name: str) -> torch.Tensor:

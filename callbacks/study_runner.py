@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn
 
@@ -19,7 +20,9 @@ from qcal.callbacks.record_logging import log_record
 from qcal.callbacks.study_context import describe_run
 from qcal.callbacks.study_data import DataOptions, Split, StudyBatches, StudyData, find_data, transferred
 from qcal.callbacks.trained_precision import is_known, trained_baseline
+from qcal.plots import save_figure
 from qcal.quantization import PlacementName, Setting
+from qcal.report.analysis_pictures import draw_analysis
 from qcal.report.console import StudyProgress, print_record
 from qcal.report.pictures import save_pictures
 from qcal.robustness import (
@@ -28,9 +31,11 @@ from qcal.robustness import (
     Logits,
     Record,
     Study,
+    analyse,
     build_record,
     interleave,
     prepare_grid,
+    write_analysis,
     write_record,
 )
 
@@ -52,6 +57,14 @@ class StudyOptions:
     placement: PlacementName = "graph"
     data: DataOptions = field(default_factory=DataOptions)
     run_config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Logits on images that are not compared, in rank 0."""
+
+    recalibration: Logits | None
+    noise_images: Logits | None
 
 
 @dataclass
@@ -156,17 +169,15 @@ class StudyRunner:
         )
         return grid, baseline
 
-    def _held_out(
-        self, grid: Grid, found: StudyData, baseline: Baseline | None, progress: StudyProgress
-    ) -> Logits | None:
-        """Logits for recalibration, in rank 0; None without such images."""
-        if found.recalibration is None:
-            return None
-        share = self._processes.share
-        pairs = StudyBatches(self._trainer, found.recalibration, self._finder.reader(), share=share)
-        shares = self._processes.gather(grid.evaluate(pairs, "recalibration", progress, baseline))
-        joined = interleave(shares)
-        return joined.logits() if len(joined) else None
+    def _held_out(self, grid: Grid, found: StudyData, baseline: Baseline | None, progress: StudyProgress) -> _HeldOut:
+        """Logits for recalibration, or where there are no images for it those of the range estimation, in rank 0."""
+        has_split = found.recalibration is not None
+        loader = found.recalibration if found.recalibration is not None else found.range_estimation
+        stage = "recalibration" if has_split else "noise"
+        pairs = StudyBatches(self._trainer, loader, self._finder.reader(), share=self._processes.share)
+        joined = interleave(self._processes.gather(grid.evaluate(pairs, stage, progress, baseline)))
+        logits = joined.logits() if len(joined) else None
+        return _HeldOut(logits, None) if has_split else _HeldOut(None, logits)
 
     def _compared(self, found: StudyData, index: int) -> StudyBatches:
         loader, limit, share = list(found.compared.values())[index], found.limits[index], self._processes.share
@@ -178,7 +189,7 @@ class StudyRunner:
         baseline: Baseline | None,
         name: str,
         pairs: StudyBatches,
-        held_out: Logits | None,
+        held_out: _HeldOut,
         context: dict[str, Any],
         progress: StudyProgress,
     ) -> Measured:
@@ -191,7 +202,7 @@ class StudyRunner:
             joined = interleave(shares)
             if not len(joined):
                 grid.raise_errors()
-            study = grid.study(joined.logits(), held_out)
+            study = grid.study(joined.logits(), held_out.recalibration, held_out.noise_images)
             study.errors.update(errors)
             more = {"loader": name, "images_at_a_time": grid.largest_piece}
             return Measured(name, build_record(study, {**context, **more}), study)
@@ -235,17 +246,32 @@ class StudyRunner:
             write_record(result.record, folder / result.name, study=result.study)
         failures: list[Exception] = []
         for result in results:
-            figures = {}
+            assert result.study is not None
+            figures: dict[str, Figure] = {}
+            answers: list[str] = []
             try:
-                assert result.study is not None
-                figures = save_pictures(result.record, result.study, folder / result.name / "figures")
-            except Exception as error:  # a picture: the figures are still to be logged
+                figures |= save_pictures(result.record, result.study, folder / result.name / "figures")
+                more, answers = _analysed(result.study, folder / result.name)
+                figures |= more
+            except Exception as error:  # an analysis, or a picture: the figures are still to be logged
                 failures.append(error)
             loggers, step = self._trainer.loggers, self._trainer.global_step
             failures += log_record(loggers, result.record, figures, step=step, prefix=result.prefix("ptq"))
             if self._bar is not None:
-                print_record(result.record, folder / result.name, console=self.console)
+                print_record(result.record, folder / result.name, answers=answers, console=self.console)
         return failures
+
+
+def _analysed(study: Study, folder: Path) -> tuple[dict[str, Figure], list[str]]:
+    """Write the analysis of a study and its pictures; returns these by name, and what it says of the last setting."""
+    if not study.compared.settings:
+        return {}, []
+    analysis = analyse(study.compared, study.recalibration, study.noise_images)
+    write_analysis(analysis, folder)
+    figures = draw_analysis(analysis)
+    for name, figure in figures.items():
+        save_figure(figure, folder / "figures", name)
+    return figures, analysis.answers[list(analysis.answers)[-1]]
 
 
 def failed_record(trainer: Trainer, error: Exception, weights: str, run_config: dict[str, Any] | None) -> Record:

@@ -1,5 +1,6 @@
 """A record on the console: a progress bar while it is made, a table when it is done."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ _STAGES = {
     "observe": "Estimating activation ranges",
     "adaround": "AdaRound, layer by layer",
     "recalibration": "Running the grid on the recalibration split",
+    "noise": "Running the grid on training images",
     "evaluate": "Running the grid",
 }
 _COLUMNS = (
@@ -77,17 +79,21 @@ def settings_table(record: Record) -> Table:
     return table
 
 
-def print_record(record: Record, folder: Path, *, console: Console | None = None) -> None:
-    """Print the table and where the files are.
+def print_record(record: Record, folder: Path, *, answers: Sequence[str] = (), console: Console | None = None) -> None:
+    """Print the table, what it means, and where the files are.
 
     Args:
         record: What was measured.
         folder: Where its files are.
+        answers: Sentences of the analysis.
         console: Where a progress bar is shown at this moment, so that the two do not write over each other.
     """
     console = console or Console()
     console.print(settings_table(record))
-    places = {"Record": folder / "records.json", "Table": folder / "records.csv", "Pictures": folder / "figures"}
+    for answer in answers:
+        console.print(answer, highlight=False)
+    files = {"Record": "records.json", "Table": "records.csv", "Analysis": "analysis.json", "Pictures": "figures"}
+    places = {name: folder / file for name, file in files.items()}
     console.print("\n".join(f"{name:8} {path}" for name, path in places.items()), soft_wrap=True, highlight=False)
 
 

@@ -73,6 +73,7 @@ def test_several_loggers_get_the_same_and_the_pictures_stay_open(tmp_path: Path)
 def test_without_a_logger_everything_is_in_files(tmp_path: Path) -> None:
     _record(tmp_path, False)
     assert {path.name for path in (tmp_path / "ptq").iterdir()} == {
+        "analysis.json",
         "records.json",
         "records.csv",
         "logits.npz",

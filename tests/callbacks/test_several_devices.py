@@ -81,6 +81,7 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     _fit(tmp_path, 2, PostTrainingQuantization(["w8a8"], on_error="raise"))
     assert [path.name for path in tmp_path.iterdir()] == ["ptq"]
     assert {path.name for path in (tmp_path / "ptq").iterdir()} == {
+        "analysis.json",
         "records.json",
         "records.csv",
         "logits.npz",

@@ -21,7 +21,7 @@ from qcal.tasks import Classifier, check_fit
 
 # What a user's input can be wrong in while classes are built and data is read; anything else is a defect and keeps
 # its traceback.
-_INPUT_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException)
+INPUT_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException)
 
 
 def run_command_line() -> None:
@@ -31,7 +31,24 @@ def run_command_line() -> None:
         UsageError: The input is wrong; found before anything was trained or written.
     """
     _silence_advice()
-    QcalCLI(
+    _start(QcalCLI)
+
+
+def build_parser() -> Parser:
+    """The parser of the command line alone: it looks at arguments and configs, and runs nothing.
+
+    Returns:
+        The parser that `run_command_line` would use.
+    """
+    try:
+        _start(_ParserOnly)
+    except _ParserBuilt as built:
+        return built.parser
+    raise AssertionError("LightningCLI no longer calls `parse_arguments` after it has built its parser.")
+
+
+def _start(cli: type[LightningCLI]) -> None:
+    cli(
         Classifier,
         ImageDataModule,
         subclass_mode_data=True,
@@ -44,7 +61,8 @@ def run_command_line() -> None:
         save_config_kwargs={"save_to_log_dir": False},
         trainer_defaults={"devices": 1, "max_epochs": 10, "enable_model_summary": False},
         parser_kwargs={
-            "description": "Train classifiers whose confidence was moved on purpose, quantize them, compare."
+            "description": "Train classifiers whose confidence was moved on purpose, quantize them, compare. "
+            "Many runs at a time: `sweep --help`."
         },
     )
 
@@ -101,7 +119,7 @@ class QcalCLI(LightningCLI):
             check_fit(self.model, self.datamodule, self.subcommand or "fit")
             if ptq.network in dict(self.model.named_modules()):
                 ptq.rehearse(self.model.get_submodule(ptq.network), torch.zeros(2, *self.datamodule.input_shape))
-        except _INPUT_ERRORS as error:
+        except INPUT_ERRORS as error:
             raise UsageError(readable(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # Any: the Trainer's arguments, as in the base class
@@ -165,6 +183,20 @@ class QcalCLI(LightningCLI):
         seed = self._get(self.config, "seed_everything")
         kind = [] if self.subcommand == "fit" else [str(self.subcommand)]
         return "-".join([*names, f"seed{seed}", *kind])
+
+
+class _ParserBuilt(Exception):  # noqa: N818  # no error: a way out of a constructor that would go on to run
+    def __init__(self, parser: Parser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+class _ParserOnly(QcalCLI):
+    """Stops once the parser is there."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # Any: as in the base class
+        assert isinstance(parser, Parser)
+        raise _ParserBuilt(parser)
 
 
 def _silence_advice() -> None:

@@ -12,6 +12,8 @@ from urllib.parse import ParseResult, urlparse
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
+from qcal.sweep.run_state import OWN_FILES
+
 log = logging.getLogger(__name__)
 
 RUNS = "runs"
@@ -74,7 +76,8 @@ def choose_run_folder(options: RunOptions, description: str, *, resumed: bool) -
         while folder.exists():  # a second run within the same second
             number += 1
             folder = Path(RUNS) / f"{name}-{number}"
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not resumed):
+    holds_run = folder.is_dir() and not all(entry.name.startswith(OWN_FILES) for entry in folder.iterdir())
+    if folder.is_file() or (holds_run and not resumed):
         raise ValueError(
             f"{folder} holds a run already. Choose another `--run.name` or `--run.dir`, or go on with that run: "
             f"`fit --run.dir {folder} --ckpt_path {folder / 'checkpoints' / 'last.ckpt'}`."

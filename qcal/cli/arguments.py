@@ -10,7 +10,10 @@ import yaml
 from qcal.cli.errors import UsageError
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+# Those that are not Lightning's and have arguments of their own.
+TOOLS = ("sweep",)
 _CONFIG_FLAGS = ("-c", "--config")
+_SWEEPS = "sweeps/"
 
 
 def complete_arguments(given: Sequence[str]) -> list[str]:
@@ -44,7 +47,7 @@ def complete_arguments(given: Sequence[str]) -> list[str]:
     if subcommand not in SUBCOMMANDS:
         raise UsageError(
             f"There is no subcommand {subcommand!r}. Choose one of: "
-            f"{', '.join(SUBCOMMANDS)}.{_did_you_mean(subcommand, SUBCOMMANDS)}"
+            f"{', '.join((*SUBCOMMANDS, *TOOLS))}.{did_you_mean(subcommand, (*SUBCOMMANDS, *TOOLS))}"
         )
     rest, configs = _locate_configs(rest)
     base = [] if any("data" in _read(path) for path in configs) else ["-c", str(_packaged("default.yaml"))]
@@ -52,7 +55,16 @@ def complete_arguments(given: Sequence[str]) -> list[str]:
 
 
 def packaged_configs() -> list[str]:
-    """Names of the configs that come with qcal, relative to their folder, for example `regimes/focal.yaml`."""
+    """Names of a run's configs that come with qcal, relative to their folder, for example `regimes/focal.yaml`."""
+    return [name for name in _packaged_files() if not name.startswith(_SWEEPS)]
+
+
+def packaged_sweeps() -> list[str]:
+    """Names of the sweeps that come with qcal, relative to the configs' folder, for example `sweeps/dilemma.yaml`."""
+    return [name for name in _packaged_files() if name.startswith(_SWEEPS) and not name.endswith(".wandb.yaml")]
+
+
+def _packaged_files() -> list[str]:
     root = _packaged("")
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
 
@@ -65,10 +77,10 @@ def _locate_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
         if flag not in _CONFIG_FLAGS:
             continue
         if equals:
-            path = _locate(value)
+            path = locate_config(value)
             located[position] = f"{flag}={path}"
         elif position + 1 < len(arguments):
-            path = _locate(arguments[position + 1])
+            path = locate_config(arguments[position + 1])
             located[position + 1] = str(path)
         else:
             raise UsageError(f"`{flag}` needs a file after it. Packaged configs: {', '.join(packaged_configs())}.")
@@ -76,16 +88,34 @@ def _locate_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
     return located, paths
 
 
-def _locate(name: str) -> Path:
+def locate_config(name: str, kind: str = "config", packaged: Sequence[str] | None = None) -> Path:
+    """Where a config is: as it is written, seen from here, or among the packaged ones.
+
+    Args:
+        name: Its path, or its name among the packaged ones, with or without `configs/` before it.
+        kind: What to call it in the error.
+        packaged: The packaged ones it may be; those of a run when not given.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UsageError: There is no such file.
+
+    Example:
+        >>> locate_config("configs/regimes/focal.yaml").name
+        'focal.yaml'
+    """
     if Path(name).is_file():
         return Path(name)
-    packaged = name.removeprefix("./").removeprefix("configs/")
-    if packaged in packaged_configs():
-        return _packaged(packaged)
+    known = packaged_configs() if packaged is None else packaged
+    short = name.removeprefix("./").removeprefix("configs/")
+    if short in known:
+        return _packaged(short)
     raise UsageError(
-        f"There is no config {name!r}, neither from {Path.cwd()} nor among the packaged ones: "
-        f"{', '.join(packaged_configs())}."
-        f"{_did_you_mean(packaged, packaged_configs())}"
+        f"There is no {kind} {name!r}, neither from {Path.cwd()} nor among the packaged ones: "
+        f"{', '.join(known)}."
+        f"{did_you_mean(short, known)}"
     )
 
 
@@ -106,6 +136,12 @@ def _read(path: Path) -> dict[str, object]:
     return content
 
 
-def _did_you_mean(given: str, allowed: Sequence[str]) -> str:
+def did_you_mean(given: str, allowed: Sequence[str]) -> str:
+    """A sentence with the nearest of the allowed words, or nothing.
+
+    Example:
+        >>> did_you_mean("fitt", SUBCOMMANDS)
+        " Did you mean 'fit'?"
+    """
     close = difflib.get_close_matches(given, allowed, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

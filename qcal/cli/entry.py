@@ -1,22 +1,24 @@
 """Entry point: completes the arguments, runs the command line, turns a user's mistake into one message."""
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import qcal
-from qcal.cli.arguments import complete_arguments
+from qcal.cli.arguments import TOOLS, complete_arguments
 from qcal.cli.errors import UsageError, report_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand: `fit`, `validate`, `test` or `predict`.
+    """Run a subcommand: `fit`, `validate`, `test` or `predict`; or `sweep`, which runs many.
 
     Args:
         argv: The arguments after the program's name; those of the process when not given.
 
     Returns:
-        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, told in one message.
+        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, told in one message; of
+        a sweep also 1 when a run failed and 130 when it was stopped.
 
     Raises:
         SystemExit: From `--help`, `--print_config` and from arguments that cannot be parsed.
@@ -31,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"qcal {qcal.__version__}")
         return 0
     try:
+        if given[:1] and given[0] in TOOLS:
+            return _run_tool(given[0], given[1:])
         arguments = complete_arguments(given)
         with _as_process_arguments(arguments):
             _run()
@@ -46,6 +50,11 @@ def _run() -> None:
     from qcal.cli.lightning_cli import run_command_line
 
     run_command_line()
+
+
+def _run_tool(name: str, arguments: list[str]) -> int:
+    tool = importlib.import_module(f"qcal.{name}.command")
+    return int(tool.main(arguments))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 
 import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
 from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
@@ -126,7 +127,9 @@ class QcalCLI(LightningCLI):
         """The trainer, with the run's folder, its loggers and its progress bar."""
         config = self._get(self.config_init, "trainer")
         resumed = self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is not None
-        name, folder = choose_run_folder(self._get(self.config_init, "run"), self._description(), resumed=resumed)
+        # Of several processes the first makes the folder; the others come to it.
+        joins = resumed or getattr(rank_zero_only, "rank", 0) > 0
+        name, folder = choose_run_folder(self._get(self.config_init, "run"), self._description(), resumed=joins)
         self._get(self.config_init, "checkpoint").dirpath = str(folder / "checkpoints")
         # Not `save_last` of the other: that one is written only when a new best is.
         last = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
@@ -156,7 +159,7 @@ class QcalCLI(LightningCLI):
         self._print_places()
 
     def _make_folder(self) -> None:
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of Lightning
+        if not self.trainer.fast_dev_run and self.trainer.is_global_zero:  # type: ignore[attr-defined]  # set by a connector of Lightning
             Path(self.trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
 
     def _print_places(self) -> None:

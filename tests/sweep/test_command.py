@@ -242,6 +242,8 @@ def test_a_real_sweep_trains_and_a_second_one_skips(tmp_path: Path) -> None:
     names = ["default,dial=-1,seed=0", "default,dial=1,seed=0"]
     under, over = (read_record(tmp_path / "runs" / name / "ptq") for name in names)
     assert under.context["config"]["model"]["loss"]["init_args"] == {"strength": -1.0}
+    assert under.float_scores is not None
+    assert over.float_scores is not None
     assert under.float_scores.mean_confidence < over.float_scores.mean_confidence
     run = read_run(tmp_path / "runs" / names[0])
     assert run.config["wandb"]["group"] == "tiny"

@@ -21,12 +21,13 @@ from qcal.quantization.quantizer import Grid
 from qcal.quantization.ranges import activation_grid
 from qcal.quantization.resolve import Specs
 from qcal.quantization.specs import ActivationSpec, WeightSpec
-from qcal.quantization.weights import quantize_weight
+from qcal.quantization.weights import quantize_weight, weight_scale
 
 Engine = Literal["simulate"]
 
-# Weights rounded to nearest are kept for so many bytes: a grid of settings on many batches reuses them.
-CACHE_BYTES = 1 << 30
+# Weights rounded to nearest are kept for so many bytes: a grid of settings on many batches reuses them. Of a large
+# network, whose batches take long beside the rounding, not even one setting's are kept: memory stays at one such copy.
+CACHE_BYTES = 1 << 26
 
 
 class Simulator:
@@ -47,6 +48,7 @@ class Simulator:
         self._float = {layer.target: get_tensor(network, layer.target) for layer in placement.layers}
         self._weights: OrderedDict[tuple[str, WeightSpec], Tensor] = OrderedDict()
         self._weight_bytes = 0
+        self._scales: dict[tuple[str, WeightSpec], Tensor] = {}  # a search for them is not made again
         self._grids: dict[tuple[str, ActivationSpec], Grid] = {}
         device = next(iter(self._float.values())).device
         self._portion = images_at_a_time(network, placement.quantizers, device)
@@ -96,7 +98,9 @@ class Simulator:
     def _rounded(self, target: str, spec: WeightSpec, channel_axis: int) -> Tensor:
         key = (target, spec)
         if key not in self._weights:
-            weight = quantize_weight(self._float[target], spec, channel_axis=channel_axis)
+            if key not in self._scales:
+                self._scales[key] = weight_scale(self._float[target], spec, channel_axis=channel_axis)
+            weight = quantize_weight(self._float[target], spec, channel_axis=channel_axis, scale=self._scales[key])
             self._weights[key] = weight
             self._weight_bytes += weight.nbytes
             while self._weight_bytes > CACHE_BYTES and len(self._weights) > 1:

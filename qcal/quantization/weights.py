@@ -17,13 +17,16 @@ from qcal.quantization.specs import WeightSpec
 from qcal.quantization.weight_search import least_error_scale
 
 
-def quantize_weight(weight: Tensor, spec: WeightSpec, *, channel_axis: int = 0) -> Tensor:
+def quantize_weight(
+    weight: Tensor, spec: WeightSpec, *, channel_axis: int = 0, scale: Tensor | None = None
+) -> Tensor:
     """The weight as a layer with integer weights would see it: rounded to the levels of its grid.
 
     Args:
         weight: float32, any shape, finite.
         spec: How to quantize it.
         channel_axis: Axis of the output channels: 0 (default), or 1 for transposed convolutions.
+        scale: `weight_scale` of the same arguments, where it is known already; computed when not given.
 
     Returns:
         The shape, dtype and memory layout of `weight`; all-zero channels stay zero.
@@ -36,7 +39,8 @@ def quantize_weight(weight: Tensor, spec: WeightSpec, *, channel_axis: int = 0) 
         tensor([[ 1.0000, -1.0000],
                 [ 0.2000,  0.0000]])
     """
-    scale = weight_scale(weight, spec, channel_axis=channel_axis)
+    if scale is None:
+        scale = weight_scale(weight, spec, channel_axis=channel_axis)
     axis = channel_axis if spec.granularity == "per_channel" else None
     return fake_quantize(weight, scale, 0, *signed_bounds(spec.bits, spec.symmetry), channel_axis=axis)
 

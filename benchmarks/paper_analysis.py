@@ -1,7 +1,7 @@
-"""What the analysis says of the paper's own network: swaps foretold, and probabilities repaired, at each of its settings.
+"""What the analysis says of the paper's own network: swaps foretold, and probabilities repaired, at each setting.
 
-The logits are those of the authors' code for ResNet20 on the CIFAR-100 test set. Rows 0 to 4,999 are held out to measure
-noise and to fit temperatures, the rest are compared. Pass the folder that holds `xia2021_resnet20_logits.npz`:
+The logits are those of the authors' code for ResNet20 on the CIFAR-100 test set. Rows 0 to 4,999 are held out to
+measure noise and to fit temperatures, the rest are compared. Pass the folder that holds `xia2021_resnet20_logits.npz`:
 
     PYTHONPATH=. python benchmarks/paper_analysis.py --reference ../shared/reference
 """

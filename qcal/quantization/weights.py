@@ -17,9 +17,7 @@ from qcal.quantization.specs import WeightSpec
 from qcal.quantization.weight_search import least_error_scale
 
 
-def quantize_weight(
-    weight: Tensor, spec: WeightSpec, *, channel_axis: int = 0, scale: Tensor | None = None
-) -> Tensor:
+def quantize_weight(weight: Tensor, spec: WeightSpec, *, channel_axis: int = 0, scale: Tensor | None = None) -> Tensor:
     """The weight as a layer with integer weights would see it: rounded to the levels of its grid.
 
     Args:

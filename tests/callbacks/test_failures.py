@@ -1,6 +1,7 @@
 """Whatever fails after training, training has ended well, what was measured is written, and one error says what."""
 
 import csv
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.utils.data import DataLoader, IterableDataset
 
+import qcal.callbacks.studies
 import qcal.callbacks.study_runner
 from qcal.callbacks import PostTrainingQuantization
 from qcal.quantization import Plan, Setting
@@ -152,3 +155,20 @@ def test_a_failing_epoch_does_not_end_the_training(
     trainer.fit(Lit(), loader(24, seed=0), loader(21, seed=1))
     assert trainer.global_step == 6
     assert _errors(caplog)[0].startswith("Training goes on, but the quantization study after epoch 1 failed")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_study_stays_in_memory(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fails:
+        monkeypatch.setattr(Plan, "run_batch", _fails)
+        # pytest keeps what is logged, with the traceback and its frames.
+        monkeypatch.setattr(qcal.callbacks.studies.log, "disabled", True)
+    before = _networks()
+    fit(make_trainer(tmp_path, PostTrainingQuantization(["w8a8", "w4a8-cle"])))
+    assert _networks() <= before
+
+
+def _networks() -> set[int]:
+    """Plans and graphs that are alive; by type, as asking any object for its class can run code of its own."""
+    gc.collect()
+    return {id(each) for each in gc.get_objects() if {Plan, GraphModule} & set(type(each).__mro__)}

@@ -30,6 +30,15 @@ def test_a_residual_network_folds_completely() -> None:
     torch.testing.assert_close(graph(images), network(images), rtol=1e-5, atol=1e-5)
 
 
+def test_statistics_that_several_devices_share_fold_like_others() -> None:
+    network, images = tiny_resnet(), tiny_images()
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in shared.modules())
+    graph, unfolded, left = _folded(shared, images)
+    assert (unfolded, left) == ([], 0)
+    torch.testing.assert_close(graph(images), shared(images), rtol=1e-5, atol=1e-5)
+
+
 LAYERS: dict[str, Callable[[], tuple[nn.Module, ...]]] = {
     "bias": lambda: (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
     "no bias": lambda: (nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)),

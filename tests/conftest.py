@@ -11,6 +11,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # LightningCLI calls jsonargparse functions by names that jsonargparse is about to drop: nothing qcal can change.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
+import torch  # after the number of threads is set
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_backward() -> None:
+    """Start the autograd engine before any network is traced.
+
+    Tracing registers a further kind of device, for which the engine, if it starts later, makes a thread: a process
+    forked from this one (two-process tests) could then not train.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
 
 def _shared(part: str) -> Path:
     """A folder of the reference material: beside the checkout, or where `QCAL_SHARED` says."""

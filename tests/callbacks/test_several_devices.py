@@ -18,10 +18,7 @@ SETTINGS = ["w8a8", "w4a4-mse", "w4a8-ema", "w3a8-bc"]
 
 
 class _Still(Lit):
-    """Counts steps and learns nothing: what is measured must not depend on how training was shared out.
-
-    It never calls `backward`, which a forked process cannot after its parent has.
-    """
+    """Counts steps and learns nothing: what is measured must not depend on how training was shared out."""
 
     def __init__(self) -> None:
         super().__init__()

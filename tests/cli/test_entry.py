@@ -9,7 +9,7 @@ import wandb
 import yaml
 
 from qcal.cli import main
-from qcal.robustness import read_record
+from qcal.robustness import read_analysis, read_record
 from tests.support.wandb_file import read_run
 
 # A run of seconds: a narrow network, a few images, two settings.
@@ -62,7 +62,9 @@ def test_fit_leaves_everything_a_user_looks_for_and_can_be_run_and_tested_again(
     assert record.context["seed"] == 1
     assert record.context["data"]["split"] == "test"
     assert record.context["config"]["model"]["loss"]["init_args"] == {"gamma": 2.0}
-    assert {path.name for path in (first / "ptq" / "figures").glob("*.png")} == {"reliability.png", "swaps.png"}
+    pictures = {path.stem for path in (first / "ptq" / "figures").glob("*.png")}
+    assert pictures >= {"reliability", "swaps", "swap_curve", "forecast", "repair", "selective_fallback"}
+    assert read_analysis(first / "ptq")["swaps"].keys() == record.settings.keys()
 
     wandb.finish()  # as the end of the process does
     run = read_run(first)

@@ -21,7 +21,7 @@ def first_backward() -> None:
     Tracing registers a further kind of device, for which the engine, if it starts later, makes a thread: a process
     forked from this one (two-process tests) could then not train.
     """
-    torch.ones(1, requires_grad=True).sum().backward()
+    torch.autograd.backward(torch.ones(1, requires_grad=True).sum())
 
 
 def _shared(part: str) -> Path:

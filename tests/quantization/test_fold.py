@@ -32,7 +32,7 @@ def test_a_residual_network_folds_completely() -> None:
 
 def test_statistics_that_several_devices_share_fold_like_others() -> None:
     network, images = tiny_resnet(), tiny_images()
-    shared = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch has no types for it
     assert any(isinstance(module, nn.SyncBatchNorm) for module in shared.modules())
     graph, unfolded, left = _folded(shared, images)
     assert (unfolded, left) == ([], 0)

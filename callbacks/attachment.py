@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from qcal.callbacks.batches import describe, walk
 from qcal.callbacks.chosen_weights import ChosenWeights
-from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way, copy_parts
+from qcal.callbacks.copies import copy_parts
+from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way
 from qcal.callbacks.watch import BINARY_LOSS, PROBABILITY_LOSS
 
 Output = Literal["logits", "log_probs", "binary_logits"]

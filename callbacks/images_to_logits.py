@@ -3,25 +3,22 @@
 Names of parameters stay those of the user's `state_dict`, so that a record speaks of the layers they know.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qcal.callbacks.batches import pack, read
-from qcal.callbacks.watch import Plain
+from qcal.callbacks.observation import Plain
 
 SELF = "self"
 """The LightningModule itself, where submodules are named."""
 FLATTEN = "flatten"
 """A step that flattens to `(N, F)`, unless a submodule has this name."""
 
-_REGISTRIES = ("_modules", "_parameters", "_buffers")
+REGISTRIES = ("_modules", "_parameters", "_buffers")
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class ImagesToLogits(nn.Module):
     ) -> None:
         super().__init__()
         # One registry for both: names are those of `root`, and what is moved or replaced in one is so in the other.
-        for registry in _REGISTRIES:
+        for registry in REGISTRIES:
             self.__dict__[registry] = root.__dict__[registry]
         self._root = (root,)  # in a tuple, so that it is not registered
         self._way, self._key, self._function, self._is_binary = way, key, function, is_binary
@@ -123,7 +120,7 @@ class ImagesToLogits(nn.Module):
         if "_device" in vars(self._root[0]):  # Lightning's own note of where its module is
             self._root[0].__dict__["_device"] = images.device
         for index, step in enumerate(self._way.steps):
-            if step == FLATTEN and not _has(self._root[0], step):
+            if step == FLATTEN and not has_module(self._root[0], step):
                 value = value.flatten(1)
             elif index == 0:
                 packed, way = pack(value, self._way.inside), self._way
@@ -137,101 +134,6 @@ class ImagesToLogits(nn.Module):
         return self._root[0] if name == SELF else self._root[0].get_submodule(name)
 
 
-def copy_parts(pl_module: nn.Module, way: Way) -> nn.Module:
-    """Copies of the submodules of a way under the names they have, in a module that holds nothing else.
-
-    A copy of the LightningModule itself (`self`) shares with it the trainer and everything else that is no module,
-    parameter or buffer; what it would log goes nowhere.
-
-    Args:
-        pl_module: The user's module; unchanged.
-        way: What is called.
-
-    Raises:
-        AttributeError: There is no such submodule.
-    """
-    if SELF in way.steps:
-        return _copy_lightning_module(pl_module, {})
-    root = nn.Module()
-    # The user's module itself stays where a submodule points to it by some other way than registration.
-    memo: dict[int, Any] = {id(pl_module): pl_module, **_shared(pl_module), **_computed(pl_module)}
-    for name in dict.fromkeys(way.steps):
-        if name != FLATTEN or _has(pl_module, name):
-            _place(root, name, copy.deepcopy(pl_module.get_submodule(name), memo))
-    _take_out_of_compile(root)
-    return root
-
-
-def _copy_lightning_module(pl_module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy that does not drag along the trainer, its loops, loggers and data."""
-    duplicate = type(pl_module).__new__(type(pl_module))
-    duplicate.__dict__.update(pl_module.__dict__)
-    memo.update({id(pl_module): duplicate, **_shared(pl_module), **_computed(pl_module)})
-    for name, value in pl_module.__dict__.items():
-        if name in _REGISTRIES or _holds_modules(value):
-            duplicate.__dict__[name] = copy.deepcopy(value, memo)
-        elif isinstance(value, list | dict | set):
-            duplicate.__dict__[name] = copy.copy(value)
-        elif isinstance(value, MethodType) and value.__self__ is pl_module:
-            duplicate.__dict__[name] = MethodType(value.__func__, duplicate)
-    _forget_compiled_steps(duplicate)
-    for verb in ("log", "log_dict"):
-        duplicate.__dict__[verb] = _say_nothing
-    duplicate.__dict__["__deepcopy__"] = partial(_copy_lightning_module, duplicate)
-    _take_out_of_compile(duplicate)
-    return duplicate.eval()
-
-
-def _forget_compiled_steps(lightning_module: nn.Module) -> None:
-    """Lightning sets a compiled module's `forward` and steps on the instance; in a copy they would run the original."""
-    if lightning_module.__dict__.get("_compiler_ctx"):
-        for verb in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
-            lightning_module.__dict__.pop(verb, None)
-        lightning_module.__dict__["_compiler_ctx"] = None
-
-
-def _take_out_of_compile(root: nn.Module) -> None:
-    """Put the modules that `torch.compile` wrapped in the place of their wrappers."""
-    for parent in list(root.modules()):
-        for name, child in parent.named_children():
-            inner = getattr(child, "_orig_mod", None)
-            if isinstance(inner, nn.Module):
-                parent._modules[name] = inner
-
-
-def _holds_modules(value: object) -> bool:
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return any(isinstance(part, nn.Module) for part in held)
-
-
-def _say_nothing(*_args: object, **_kwargs: object) -> None:
-    """In the place of `log`: what a copy computes is none of the user's metrics."""
-
-
-def _shared(pl_module: nn.Module) -> dict[int, Any]:
-    """Memo of what a copy shares: whatever the LightningModule itself points to, above all its trainer."""
-    plain = (nn.Module, Tensor, list, dict, set, tuple)
-    return {id(value): value for value in vars(pl_module).values() if not isinstance(value, plain)}
-
-
-def _computed(pl_module: nn.Module) -> dict[int, Any]:
-    """Memo of tensors with a history (a remembered activation), which cannot be copied; their values can."""
-    return {
-        id(value): value.detach().clone()
-        for module in pl_module.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-
-
-def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    *parents, last = name.split(".")
-    for parent in parents:
-        if not isinstance(getattr(root, parent, None), nn.Module):
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    root.add_module(last, module)
-
-
-def _has(root: nn.Module, name: str) -> bool:
+def has_module(root: nn.Module, name: str) -> bool:
+    """Whether a module has a submodule of this (undotted) name."""
     return isinstance(getattr(root, name, None), nn.Module)

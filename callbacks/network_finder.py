@@ -11,8 +11,9 @@ from qcal.callbacks.attachment import Attachment, build_network
 from qcal.callbacks.batches import FLOAT, BatchReader, custom_reader, import_function, leaves, reader
 from qcal.callbacks.chosen_weights import ChosenWeights
 from qcal.callbacks.images_to_logits import SELF
+from qcal.callbacks.observation import Observation
 from qcal.callbacks.search import Search
-from qcal.callbacks.watch import Observation, Watch
+from qcal.callbacks.watch import Watch
 from qcal.callbacks.wishes import NotFoundError, Wishes
 
 _IMAGES, _TARGET = "batch_to_inputs(batch)[0]", "batch_to_inputs(batch)[1]"

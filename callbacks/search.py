@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from qcal.callbacks.attachment import Attachment, Output, classify, take_logits
 from qcal.callbacks.batches import FLOAT, describe, read, unreadable, usual_paths, walk
-from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way, copy_parts
-from qcal.callbacks.watch import Observation, Reading
+from qcal.callbacks.copies import copy_parts
+from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way
+from qcal.callbacks.observation import Observation, Reading
 from qcal.callbacks.watchable import agrees, can_be_logits, is_same
 from qcal.callbacks.ways import fed_by_batch, made_inside, outermost, path_of_labels, ways_to, whole_module
 from qcal.callbacks.wishes import OVERRIDE, NotFoundError, Wishes

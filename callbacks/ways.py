@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qcal.callbacks.batches import FLOAT, as_labels
 from qcal.callbacks.images_to_logits import FLATTEN, SELF, Way
-from qcal.callbacks.watch import Argument, Call, Observation
+from qcal.callbacks.observation import Argument, Call, Observation
 from qcal.callbacks.watchable import is_same
 
 _LONGEST = 4

@@ -76,6 +76,7 @@ class Observation:
         originals: What can be images among them as it was before the step, which may write to its batch.
         calls: In the order in which they began.
         readings: Losses first.
+        predictions: `(N, C)` tensors whose largest entry a row was looked for, by a metric or `argmax`.
         remarks: In words: what loss functions read that is no `(N, C)`, and what could not be watched.
         is_blind: Whether the whole module is compiled, so that nothing could be watched.
     """
@@ -84,5 +85,6 @@ class Observation:
     originals: Mapping[str, Tensor] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
+    predictions: list[Tensor] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     is_blind: bool = False

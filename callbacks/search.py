@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qcal.callbacks.attachment import Attachment, Output, classify, take_logits
 from qcal.callbacks.batches import FLOAT, describe, read, unreadable, usual_paths, walk
+from qcal.callbacks.choices import depends_on_labels, of_the_batch, of_trained_networks, that_predict
 from qcal.callbacks.copies import copy_parts
 from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way
 from qcal.callbacks.observation import Observation, Reading
@@ -51,21 +52,33 @@ class Search:
         """
         if self.wishes.network is not None:
             return self._wished(self.wishes.network)
-        sure = [reading for reading in self.observation.readings if reading.sure]
-        readings = self._of_the_wished(sure or self.observation.readings)
-        self._check_one_task(readings)
-        for reading in readings:
-            found = self._reproduced(reading)
-            if found is not None:
-                self._check_one_network(found.way, readings)
-                return found
-        found = None if sure or self._refusal else self._only_one()
+        readings = self.observation.readings
+        sure = [reading for reading in readings if reading.sure]
+        unsure = [reading for reading in readings if not reading.sure]
+        found = self._first_reproduced(sure)
+        if found is None and all(depends_on_labels(one, self.observation) for one in sure):
+            found = self._first_reproduced(unsure)
+        if found is None and not sure and not self._refusal:
+            found = self._only_one()
         if found is not None:
             return found
         if self._refusal is not None:
             raise self._refusal
         self._check_outputs(sure)
         raise NotFoundError(self._nothing())
+
+    def _first_reproduced(self, readings: list[Reading]) -> Attachment | None:
+        """What the first of the readings that count leads to; None if none of them leads anywhere."""
+        readings = of_the_batch(self._of_the_wished(readings), self._labels)
+        self._check_one_task(readings)
+        readings = that_predict(readings, self.observation)
+        readings = of_trained_networks(readings, self.observation, self.pl_module)
+        for reading in readings:
+            found = self._reproduced(reading)
+            if found is not None:
+                self._check_one_network(found.way, readings)
+                return found
+        return None
 
     def _check_outputs(self, readings: list[Reading]) -> None:
         """Nothing was found, and the reason may be that probabilities went through the hands of the step."""

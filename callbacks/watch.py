@@ -18,7 +18,15 @@ from torch.utils.hooks import RemovableHandle
 
 from qcal.callbacks.batches import FLOAT, as_labels, walk
 from qcal.callbacks.observation import Argument, Call, Observation, Reading
-from qcal.callbacks.watchable import can_be_logits, has_fast_paths, is_compiled, is_same, modules_to_hook, same_rows
+from qcal.callbacks.watchable import (
+    can_be_logits,
+    has_fast_paths,
+    is_compiled,
+    is_same,
+    is_same_memory,
+    modules_to_hook,
+    same_rows,
+)
 
 BINARY_LOSS = "binary_cross_entropy_with_logits"
 PROBABILITY_LOSS = "binary_cross_entropy"
@@ -40,6 +48,11 @@ _ON_THE_WAY: Mapping[object, str] = {
         *(F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.softmax, torch.softmax, Tensor.softmax),
         *(torch.log, Tensor.log, torch.sigmoid, Tensor.sigmoid, F.sigmoid),
     )
+}
+# What predictions are made with.
+_LARGEST: Mapping[object, str] = {
+    function: function.__name__
+    for function in (torch.argmax, Tensor.argmax, torch.max, Tensor.max, torch.topk, Tensor.topk)
 }
 # Which of them a loss function undoes. Cross-entropy of a softmax is no such case: there probabilities are the output.
 _UNDONE = {"nll_loss": ("log_softmax", "log", "softmax"), PROBABILITY_LOSS: ("sigmoid",)}
@@ -155,6 +168,9 @@ class Watch:
         read = args[0] if args else kwargs.get("input")
         if not isinstance(read, Tensor):
             return
+        if function in _LARGEST:
+            self._note_prediction(_LARGEST[function], read, result)
+            return
         if function in _ON_THE_WAY:
             if can_be_logits(read) and isinstance(result, Tensor):
                 self._on_the_way.append((result, read, _ON_THE_WAY[function]))
@@ -167,11 +183,27 @@ class Watch:
         else:
             self.observation.remarks.append(f"{_LOSSES[function]} read {tuple(read.shape)}")
 
+    def _note_prediction(self, by: str, read: Tensor, result: Any) -> None:
+        """Classes chosen from scores that are no part of the batch, as one-hot labels are."""
+        reduces = not isinstance(result, Tensor) or result.numel() == len(read)
+        is_leaf = any(read is leaf for leaf in self.observation.leaves.values())
+        if reduces and can_be_logits(read) and read.ndim == 2 and not is_leaf and not self._is_inside_network():
+            read = self._undone(read, tuple(_ON_THE_WAY.values()))
+            self.observation.predictions.append(read)
+            self._unsure.append(Reading(by, read, None, sure=False))
+
+    def _undone(self, read: Tensor, names: Sequence[str]) -> Tensor:
+        """What a tensor was made of, as far back as functions with these names go."""
+        for result, source, name in reversed(self._on_the_way):
+            if name in names and is_same_memory(result, read):
+                read = source
+        return read
+
     def _note_loss(self, loss: str, read: Tensor, target: Tensor) -> None:
         """The loss's own input, and what that was made of as far back as the loss undoes it."""
         self.observation.readings.append(Reading(loss, read, target, sure=True))
         for result, source, name in reversed(self._on_the_way):
-            if name in _UNDONE.get(loss, ()) and result is read:
+            if name in _UNDONE.get(loss, ()) and is_same_memory(result, read):
                 self.observation.readings.append(Reading(f"{loss} after {name}", source, target, sure=True))
                 read = source
 
@@ -185,6 +217,8 @@ class Watch:
         if len(target) == len(scores) and (metric or reduced) and as_labels(target) is not None:
             reading = Reading(type(module).__name__, scores, target, sure=not metric)
             (self._unsure if metric else self.observation.readings).append(reading)
+            if metric and scores.ndim == 2:
+                self.observation.predictions.append(self._undone(scores, tuple(_ON_THE_WAY.values())))
 
     def _is_inside_network(self) -> bool:
         calls = [self.observation.calls[index] for index in self._stack]
@@ -201,7 +235,7 @@ class _LossMode(TorchFunctionMode):
     # Any: as torch calls it.
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _LOSSES or func in _ON_THE_WAY:
+        if func in _LOSSES or func in _ON_THE_WAY or func in _LARGEST:
             self._note(func, args, kwargs or {}, result)
         return result
 

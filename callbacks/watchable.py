@@ -80,6 +80,20 @@ def is_same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.detach().float().flatten(), other.detach().float().flatten())
 
 
+def is_same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether both are one tensor, or views of all of one memory: not equal by chance, as two copies of a network are.
+
+    Example:
+        >>> logits = torch.randn(4, 1)
+        >>> is_same_memory(logits, logits.squeeze(1)), is_same_memory(logits, logits.clone())
+        (True, False)
+    """
+    if one is other:
+        return True
+    is_plain = all(each.layout == torch.strided and each.numel() > 0 for each in (one, other))
+    return is_plain and one.data_ptr() == other.data_ptr() and same_rows(one.shape, other.shape)
+
+
 def agrees(again: Tensor, logits: Tensor) -> bool:
     """Whether a network that was run again gave the logits it gave before, up to the order of sums.
 

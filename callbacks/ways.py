@@ -8,7 +8,7 @@ from torch import Tensor
 from qcal.callbacks.batches import FLOAT, as_labels
 from qcal.callbacks.images_to_logits import FLATTEN, SELF, Way
 from qcal.callbacks.observation import Argument, Call, Observation
-from qcal.callbacks.watchable import is_same
+from qcal.callbacks.watchable import is_same, is_same_memory
 
 _LONGEST = 4
 
@@ -21,12 +21,24 @@ def ways_to(observation: Observation, logits: Tensor) -> list[Way]:
     being returned.
     """
     calls = observation.calls
-    makers = [index for index, call in enumerate(calls) if any(is_same(logits, output) for output in call.outputs)]
-    makers.sort(key=lambda index: (len(calls[index].ancestors), index))
+    makers = makers_of(observation, logits)
     ways = [way for index in reversed(makers) for way in fed_by_batch(observation, calls[index])]
     ways += [way for index in makers for way in _sequences(observation, calls[index], ())]
     ways += [way for index in makers[:1] for way in made_inside(observation, index)]
     return list(dict.fromkeys(ways))
+
+
+def makers_of(observation: Observation, logits: Tensor) -> list[int]:
+    """Indices of the calls that returned a tensor, outermost first: the very one, else one with the same numbers.
+
+    The numbers alone do not tell a network from its moving average, which begins as its copy.
+    """
+    calls = observation.calls
+    made = [index for index, call in enumerate(calls) if any(is_same_memory(logits, output) for output in call.outputs)]
+    made = made or [
+        index for index, call in enumerate(calls) if any(is_same(logits, output) for output in call.outputs)
+    ]
+    return sorted(made, key=lambda index: (len(calls[index].ancestors), index))
 
 
 def whole_module(observation: Observation) -> list[Way]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qcal.callbacks.changes import changed, split
+
 IMAGE_NAMES = ("image", "images", "x", "pixel_values", "img", "imgs", "input", "inputs")
 TARGET_NAMES = ("label", "labels", "y", "target", "targets", "class", "cls", "label_id")
 
@@ -24,7 +26,7 @@ _STEP = re.compile(r"""\[(?P<item>-?\d+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]|\
 _DEPTH = 4
 _PASS_NETWORK = "Pass `network=`, a submodule that takes images alone."
 FLOAT = ".float()"
-"""The end of the path of whole numbers that the step casts."""
+"""The end of the path of whole numbers that the step casts; see `changes` for what else a path may end in."""
 
 
 def leaves(batch: Any) -> dict[str, Tensor]:  # Any: a batch can be anything
@@ -79,14 +81,14 @@ def read(value: Any, path: str) -> Any:
         >>> read({"image": [1, 2]}, "['image'][1]")
         2
     """
-    tail = path.removesuffix(FLOAT)
+    tail, changes = split(path)
     for step in _STEP.finditer(tail):
         name, item = step["name"], step["item"]
         try:
             value = getattr(value, name) if name else value[ast.literal_eval(item)]
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             raise LookupError(f"There is no {path} in {describe(value)}.") from error
-    return value.float() if path.endswith(FLOAT) else value
+    return changed(value, changes) if changes else value
 
 
 def pack(images: Tensor, path: str) -> Any:
@@ -121,12 +123,12 @@ def reader(images_path: str, target_path: str) -> BatchReader:
     return read_pair
 
 
-def custom_reader(function: Callable[[Any], Any], *, cast: bool = False) -> BatchReader:
-    """A user's `batch_to_inputs`, with its result checked; `cast` makes float32 of images of whole numbers."""
+def custom_reader(function: Callable[[Any], Any], *, changes: str = "") -> BatchReader:
+    """A user's `batch_to_inputs`, with its result checked, and what the step then does to the images."""
 
     def read_pair(batch: Any) -> tuple[Tensor, Tensor]:
         images, target = checked_pair(function(batch), batch)
-        return images.float() if cast else images, target
+        return changed(images, changes), target
 
     return read_pair
 
@@ -140,7 +142,7 @@ def checked_pair(pair: Any, batch: Any) -> tuple[Tensor, Tensor]:
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)):
         raise ValueError(unreadable(batch, f"`(images, target)` was expected, got {describe(pair)}"))
     images, target = pair
-    labels = as_labels(target)
+    labels = most_probable(target)
     if labels is None or images.ndim < 2 or len(images) != len(labels):
         raise ValueError(
             unreadable(batch, f"images (N, ...) and class indices (N,) were expected, got {describe(tuple(pair))}")
@@ -159,6 +161,22 @@ def as_labels(target: Tensor) -> Tensor | None:
         one_hot = ((target == 0) | (target == 1)).all() & (target.sum(dim=1) == 1).all()
         return target.argmax(dim=1) if bool(one_hot) else None
     return None
+
+
+def most_probable(target: Tensor) -> Tensor | None:
+    """Class indices as `as_labels` has them, or those of the largest of each row of probabilities; None if neither.
+
+    Mixed images and votes of several annotators come with such rows.
+
+    Example:
+        >>> most_probable(torch.tensor([[0.1, 0.9], [0.6, 0.4]]))
+        tensor([1, 0])
+    """
+    labels = as_labels(target)
+    if labels is None and target.ndim == 2 and target.shape[1] > 1 and target.is_floating_point():
+        is_sure = (target >= 0).all() & ((target.sum(dim=1) - 1).abs() < 1e-3).all()
+        labels = target.argmax(dim=1) if bool(is_sure) else None
+    return labels
 
 
 def usual_paths(batch: Any) -> tuple[str, str] | None:

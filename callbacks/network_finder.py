@@ -8,7 +8,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from qcal.callbacks.attachment import Attachment, build_network
-from qcal.callbacks.batches import FLOAT, BatchReader, custom_reader, import_function, leaves, reader
+from qcal.callbacks.batches import BatchReader, custom_reader, import_function, leaves, reader
+from qcal.callbacks.changes import split
 from qcal.callbacks.chosen_weights import ChosenWeights
 from qcal.callbacks.images_to_logits import SELF
 from qcal.callbacks.observation import Observation
@@ -119,7 +120,7 @@ class NetworkFinder:
         attachment = self._found()
         if self.batch_to_inputs is None:
             return reader(attachment.way.input, attachment.target)
-        return custom_reader(self.batch_to_inputs, cast=attachment.way.input.endswith(FLOAT))
+        return custom_reader(self.batch_to_inputs, changes=split(attachment.way.input)[1])
 
     def _found(self) -> Attachment:
         if self.attachment is None:

@@ -1,22 +1,31 @@
 """Find the network in what a watch saw: try the ways to the logits until one gives what the loss read."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from qcal.callbacks.attachment import Attachment, Output, classify, take_logits
-from qcal.callbacks.batches import FLOAT, describe, read, unreadable, usual_paths, walk
+from qcal.callbacks.batches import FLOAT, as_labels, most_probable, read, unreadable, usual_paths, walk
+from qcal.callbacks.changes import split
 from qcal.callbacks.choices import depends_on_labels, of_the_batch, of_trained_networks, that_predict
-from qcal.callbacks.copies import copy_parts
-from qcal.callbacks.images_to_logits import SELF, ImagesToLogits, Way
-from qcal.callbacks.observation import Observation, Reading
-from qcal.callbacks.watchable import agrees, can_be_logits, is_same
-from qcal.callbacks.ways import fed_by_batch, made_inside, outermost, path_of_labels, ways_to, whole_module
+from qcal.callbacks.images_to_logits import SELF, Way
+from qcal.callbacks.observation import Call, Observation, Reading
+from qcal.callbacks.refusals import nothing_found
+from qcal.callbacks.rerun import Rerun, first_line
+from qcal.callbacks.watchable import agrees, has_forward, is_same
+from qcal.callbacks.ways import (
+    fed_by_batch,
+    made_inside,
+    makers_of,
+    outermost,
+    path_of_labels,
+    unseen,
+    ways_to,
+    whole_module,
+)
 from qcal.callbacks.wishes import OVERRIDE, NotFoundError, Wishes
 
 
@@ -40,7 +49,7 @@ class Search:
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.pl_module, self.observation, self.batch, self.wishes = pl_module, observation, batch, wishes
-        self._context = context
+        self._rerun = Rerun(pl_module, observation, wishes.function, context)
         self._failures: list[str] = []
         self._refusal: NotFoundError | None = None
 
@@ -65,7 +74,7 @@ class Search:
         if self._refusal is not None:
             raise self._refusal
         self._check_outputs(sure)
-        raise NotFoundError(self._nothing())
+        raise NotFoundError(nothing_found(self.observation, self.batch, self._failures))
 
     def _first_reproduced(self, readings: list[Reading]) -> Attachment | None:
         """What the first of the readings that count leads to; None if none of them leads anywhere."""
@@ -76,7 +85,7 @@ class Search:
         for reading in readings:
             found = self._reproduced(reading)
             if found is not None:
-                self._check_one_network(found.way, readings)
+                self._check_one_network(found.way, [one for one in readings if not self._of_one_call(one, reading)])
                 return found
         return None
 
@@ -118,6 +127,12 @@ class Search:
                 f"Losses read the logits of several networks ({', '.join(modules)}). Pass `network=`, the one to study."
             )
 
+    def _of_one_call(self, one: Reading, other: Reading) -> bool:
+        """Whether the innermost call that made the logits of one is that of the other, or around it, or in it."""
+        made = [makers_of(self.observation, each.logits)[-1:] for each in (one, other)]
+        around = [{*each, *(a for i in each for a in self.observation.calls[i].ancestors)} for each in made]
+        return one is other or bool(around[0] & {*made[1]} or around[1] & {*made[0]})
+
     def _wished(self, network: str) -> Attachment:
         """The network the user named, with input and labels as they were seen or as they usually are."""
         steps = tuple(network.split("+"))
@@ -149,7 +164,7 @@ class Search:
         seen = self._seen_from(self.wishes.makes_logits)
         if not seen or self.wishes.reads_batch:
             return
-        again = [part for _, part in walk(self._output(way, self._images(way), plain=True)) if isinstance(part, Tensor)]
+        again = [part for _, part in walk(self._rerun.output(way, plain=True)) if isinstance(part, Tensor)]
         if not any(agrees(part, output) for part in again for output in seen):
             raise NotFoundError(
                 unreadable(self.batch, f"{way} gave something else in the step than it gives for {way.input}")
@@ -163,8 +178,9 @@ class Search:
             if self.wishes.function is not None or self.wishes.made_by:
                 key: str | None = None
             else:
-                key = self._key(way, reading.logits)
+                key, why = self._rerun.place(way, reading.logits)
                 if key is None:
+                    self._failures.append(why)
                     continue
             if target is None:
                 self._failures.append(f"{reading.by} read labels that are no part of the batch")
@@ -180,8 +196,14 @@ class Search:
 
     def _ways(self, logits: Tensor) -> Iterator[Way]:
         if not self.wishes.made_by:
-            yield from ways_to(self.observation, logits)
-            yield from whole_module(self.observation)
+            ways = ways_to(self.observation, logits)
+            if has_forward(self.pl_module):
+                ways += whole_module(self.observation)
+            # What reads the batch as it is comes first: the smaller network lacks what `forward` does to images.
+            yield from sorted(ways, key=lambda way: split(way.input)[1] not in ("", FLOAT))
+            for name in unseen(self.observation, logits):
+                if has_forward(self.pl_module.get_submodule(name)):
+                    yield from (replace(way, steps=(name,)) for way in whole_module(self.observation))
             return
         made = [i for i, call in enumerate(self.observation.calls) if call.name == self.wishes.made_by]
         for index in made[-1:]:
@@ -199,52 +221,34 @@ class Search:
             by = "nothing can be watched in a compiled module, so that the usual was tried"
             return self._taken(Way((SELF,), usual[0], made_by=self.wishes.made_by), "", usual[1], by)
         by = "no loss was recognised, but this is the only network that read the images"
-        for call in calls[-1:]:
+        for call in [call for call in calls[-1:] if not self._is_read_on(call)]:
             if len(call.outputs) == 1:
                 return self._reproduced(Reading("", call.outputs[0], None, sure=False), found_by=by)
             for way in fed_by_batch(self.observation, call):
                 return self._taken(replace(way, made_by=self.wishes.made_by), "", usual[1], by)
         return None
 
+    def _is_read_on(self, call: Call) -> bool:
+        """Whether what a call returned went into a later one, so that it is features, not logits."""
+        calls = self.observation.calls
+        index = next(i for i, other in enumerate(calls) if other is call)
+        return any(argument.producer == index for other in calls[index + 1 :] for argument in other.arguments)
+
     def _taken(self, way: Way, read_by: str, target: str, found_by: str) -> Attachment:
         """The way, with the logits taken from where they usually are in its output."""
-        images = self._images(way)
-        output = self._output(way, images)
+        output = self._rerun.output(way)
         if isinstance(output, Exception):
-            raise NotFoundError(f"{way} failed: {_first_line(output)}. {OVERRIDE}") from output
+            raise NotFoundError(f"{way} failed: {first_line(output)}. {OVERRIDE}") from output
         try:
-            key = take_logits(output, len(images))
+            key = take_logits(output, len(self._rerun.images(way)))
         except ValueError as error:
             raise NotFoundError(f"{way}: {error}") from error
         return self._attachment(way, key, read(output, key), read_by, target, found_by)
 
-    def _output(self, way: Way, images: Tensor, *, plain: bool = False) -> Any:
-        """What a way returns; the exception where a stranger's module raises one: it is not called like this.
-
-        `plain` leaves the user's function out.
-        """
-        function = None if plain else self.wishes.function
-        with self._quietly():
-            try:
-                return ImagesToLogits(self._copy(way, images), way, function=function).output(images)
-            except Exception as error:
-                return error
-
-    def _key(self, way: Way, logits: Tensor) -> str | None:
-        """Where in the output of a way the logits are that were read; None if they are not there."""
-        output = self._output(way, self._images(way))
-        if isinstance(output, Exception):
-            self._failures.append(f"{way} failed: {_first_line(output)}")
-            return None
-        for path, part in walk(output):
-            if isinstance(part, Tensor) and can_be_logits(part) and agrees(part, logits):
-                return path
-        self._failures.append(f"{way} returned something else when it was run again")
-        return None
-
     def _attachment(self, way: Way, key: str, logits: Tensor, read_by: str, target: str, found_by: str) -> Attachment:
         read_by = "" if self.wishes.function is not None else read_by
         output = self._check_output(logits, read_by, str(way))
+        self._check_labels(target, 2 if output == "binary_logits" else logits.shape[1], str(way))
         return Attachment(
             way=way,
             target=target,
@@ -252,8 +256,20 @@ class Search:
             function=self.wishes.function_name,
             output=output,
             num_classes=2 if output == "binary_logits" else logits.shape[1],
-            found_by=found_by,
+            found_by=found_by + self._how_labelled(target),
         )
+
+    def _how_labelled(self, target: str) -> str:
+        is_plain = as_labels(self.observation.leaves[target]) is not None
+        return "" if is_plain else "; labels are the most probable class of each row"
+
+    def _check_labels(self, target: str, num_classes: int, name: str) -> None:
+        """Labels beyond the classes: it is another network, or other labels."""
+        labels = most_probable(self.observation.leaves[target])
+        if labels is not None and len(labels) > 0 and int(labels.max()) >= num_classes:
+            raise NotFoundError(
+                f"{name} gives {num_classes} logits a row, but {target} holds the label {int(labels.max())}. {OVERRIDE}"
+            )
 
     @staticmethod
     def _check_output(logits: Tensor, read_by: str, name: str) -> Output:
@@ -261,17 +277,6 @@ class Search:
             return classify(logits, read_by)
         except ValueError as error:
             raise NotFoundError(f"{name}: {error}") from error
-
-    def _copy(self, way: Way, images: Tensor) -> nn.Module:
-        root = copy_parts(self.pl_module, way).eval()
-        # Changes nothing where the step has just run; after training the module is elsewhere, or in half precision.
-        return root.to(images.device, images.dtype) if images.is_floating_point() else root.to(images.device)
-
-    def _images(self, way: Way) -> Tensor:
-        """As they were before the step; a copy, because the network may write to it."""
-        path = way.input.removesuffix(FLOAT)
-        images = self.observation.originals.get(path, self.observation.leaves[path]).clone()
-        return images.float() if way.input.endswith(FLOAT) else images
 
     def _usual(self) -> tuple[str, str] | None:
         if self.wishes.reads_batch:
@@ -282,26 +287,3 @@ class Search:
     def _labels(self, reading: Reading) -> str | None:
         usual = self._usual()
         return path_of_labels(self.observation, reading.target, usual[1] if usual else None)
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """As the step ran, but without a trace in gradients and random numbers. Nothing may be raised inside."""
-        with isolate_rng(), torch.no_grad(), self._context():
-            yield
-
-    def _nothing(self) -> str:
-        """What was seen, and the arguments to pass."""
-        seen = [f"{reading.by} read {tuple(reading.logits.shape)}" for reading in self.observation.readings]
-        seen += self.observation.remarks
-        made = [f"{c.name or SELF} ({c.kind})" for c in outermost(self.observation)]
-        return (
-            f"No network was found that turns a part of the batch into what the loss read. The batch is "
-            f"{describe(self.batch)}; losses: {', '.join(dict.fromkeys(seen)) or 'none seen'}; submodules that read "
-            f"images: {', '.join(dict.fromkeys(made)) or 'none'}; tried: {'; '.join(self._failures[:4]) or 'nothing'}. "
-            f"{OVERRIDE}"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -8,6 +8,7 @@ by weak references to their storage, so that none lives longer than it would hav
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from qcal.callbacks.batches import FLOAT, as_labels, walk
+from qcal.callbacks.changes import is_change, split, written
 from qcal.callbacks.observation import Argument, Call, Observation, Reading
 from qcal.callbacks.watchable import (
     can_be_logits,
     has_fast_paths,
+    holds_logits,
     is_compiled,
     is_same,
     is_same_memory,
@@ -76,6 +79,7 @@ class Watch:
         self._mode: _LossMode | None = None
         self._stack: list[int] = []
         self._made: dict[int, tuple[StorageWeakRef, int, torch.Size]] = {}
+        self._changes: dict[int, tuple[ref[Tensor], str]] = {}
         self._on_the_way: list[tuple[Tensor, Tensor, str]] = []
         self._unsure: list[Reading] = []
 
@@ -99,7 +103,7 @@ class Watch:
         while self._handles:
             self._handles.pop().remove()
         self.observation.readings = [*self.observation.readings, *self._unsure]
-        self._made, self._on_the_way, self._unsure, self._stack = {}, [], [], []
+        self._made, self._on_the_way, self._unsure, self._stack, self._changes = {}, [], [], [], {}
         return self.observation
 
     def _before(self, name: str) -> Callable[..., None]:
@@ -128,7 +132,7 @@ class Watch:
                     storage = part.untyped_storage()
                     alive = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # as above
                     self._made[storage._cdata] = (alive, index, part.shape)
-                    if can_be_logits(part):
+                    if holds_logits(part):
                         self.observation.calls[index].outputs.append(part)
             self._note_module(module, args, output)
 
@@ -145,12 +149,29 @@ class Watch:
             if is_same(leaf, tensor):
                 cast = tensor.is_floating_point() and not leaf.is_floating_point()
                 return Argument(place, path + FLOAT if cast else path, None, tensor.shape != leaf.shape)
+        changed = self._path_of(tensor)
+        if changed is not None:
+            return Argument(place, changed, None, False)
         if tensor.layout == torch.strided:
             made = self._made.get(tensor.untyped_storage()._cdata)
             is_alive = made is not None and not made[0].expired()  # type: ignore[no-untyped-call]  # as above
             if made is not None and is_alive and same_rows(made[2], tensor.shape):
                 return Argument(place, None, made[1], made[2] != tensor.shape)
         return Argument(place, None, None, False)
+
+    def _path_of(self, tensor: Tensor) -> str | None:
+        """Path of a part of the batch, or of what the step made of one; None if it is neither."""
+        for path, leaf in self.observation.leaves.items():
+            if leaf is tensor:
+                return path
+        made, path = self._changes.get(id(tensor), (None, ""))
+        return path if made is not None and made() is tensor else None
+
+    def _note_change(self, function: object, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        path = self._path_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        change = written(function, args, kwargs) if path is not None else None
+        if change is not None and isinstance(result, Tensor) and result is not args[0]:
+            self._changes[id(result)] = (ref(result), f"{path}{change}")
 
     def _inside(self, place: int | str, container: Any) -> list[Argument]:
         """Parts of the batch in a container that is passed on: the batch itself, or a part of it."""
@@ -162,7 +183,10 @@ class Watch:
 
     def _note_function(self, *call: Any) -> None:
         with self._noting_failures():
-            self._note_reading(*call)
+            if is_change(call[0]):
+                self._note_change(*call)
+            else:
+                self._note_reading(*call)
 
     def _note_reading(self, function: object, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         read = args[0] if args else kwargs.get("input")
@@ -235,11 +259,11 @@ class _LossMode(TorchFunctionMode):
     # Any: as torch calls it.
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _LOSSES or func in _ON_THE_WAY or func in _LARGEST:
+        if func in _LOSSES or func in _ON_THE_WAY or func in _LARGEST or is_change(func):
             self._note(func, args, kwargs or {}, result)
         return result
 
 
 def _is_integer(leaves: Mapping[str, Tensor], path: str) -> bool:
-    leaf = leaves.get(path.removesuffix(FLOAT))
+    leaf = leaves.get(split(path)[0])
     return leaf is not None and not leaf.is_floating_point() and leaf.ndim <= 2

@@ -53,6 +53,25 @@ def can_be_logits(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.ndim in (1, 2) and tensor.numel() > 0
 
 
+def holds_logits(tensor: Tensor) -> bool:
+    """Whether it can be logits, or is `(N, C, 1, 1)` or `(N, 1, C)`, which a step makes logits of."""
+    if tensor.ndim > 2 and tensor.is_floating_point() and tensor.numel() > 0:
+        return tensor.numel() == len(tensor) * max(tensor.shape[1:])
+    return can_be_logits(tensor)
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Whether its class says what it does when it is called; a `ModuleList` and many LightningModules do not.
+
+    Example:
+        >>> has_forward(nn.Linear(2, 2)), has_forward(nn.ModuleList())
+        (True, False)
+    """
+    return not type(module).forward.__module__.startswith(
+        ("torch.nn.modules.module", "lightning.pytorch.", "pytorch_lightning.")
+    )
+
+
 def same_rows(one: torch.Size, other: torch.Size) -> bool:
     """Whether two shapes are the same, or one is the other flattened to `(N, ...)` -> `(N, F)`; `(N, 1)` is `(N,)`.
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from qcal.callbacks.batches import FLOAT, as_labels
+from qcal.callbacks.batches import as_labels, most_probable
+from qcal.callbacks.changes import split
 from qcal.callbacks.images_to_logits import FLATTEN, SELF, Way
 from qcal.callbacks.observation import Argument, Call, Observation
 from qcal.callbacks.watchable import is_same, is_same_memory
@@ -39,6 +40,18 @@ def makers_of(observation: Observation, logits: Tensor) -> list[int]:
         index for index, call in enumerate(calls) if any(is_same(logits, output) for output in call.outputs)
     ]
     return sorted(made, key=lambda index: (len(calls[index].ancestors), index))
+
+
+def unseen(observation: Observation, logits: Tensor) -> list[str]:
+    """Submodules around those that returned a tensor, or ran at all, that no hook saw: called as `self.net.forward(x)`.
+
+    Returns:
+        Their dotted names, the innermost first.
+    """
+    calls = observation.calls
+    inside = [calls[index].name for index in makers_of(observation, logits)] or [call.name for call in calls]
+    around = {".".join(name.split(".")[:depth]) for name in inside for depth in range(1, name.count(".") + 1)}
+    return sorted(around - {call.name for call in calls}, key=lambda name: (-name.count("."), name))
 
 
 def whole_module(observation: Observation) -> list[Way]:
@@ -93,7 +106,7 @@ def path_of_labels(observation: Observation, target: Tensor | None, usual: str |
     if labels is None and (target.ndim != 2 or target.shape[1] == 1):
         return None
     labels = target.argmax(dim=1) if labels is None else labels
-    leaves = {path: as_labels(leaf) for path, leaf in observation.leaves.items() if leaf.ndim <= 2}
+    leaves = {path: most_probable(leaf) for path, leaf in observation.leaves.items() if leaf.ndim <= 2}
     same = [path for path, leaf in leaves.items() if leaf is not None and is_same(labels, leaf)]
     memory = [path for path in same if observation.leaves[path].data_ptr() == target.data_ptr()]
     if len(memory or same) == 1:
@@ -115,5 +128,5 @@ def _sequences(observation: Observation, call: Call, later: tuple[str, ...]) -> 
 
 
 def _is_images(observation: Observation, argument: Argument) -> bool:
-    leaf = observation.leaves[(argument.leaf or "").removesuffix(FLOAT)]
+    leaf = observation.leaves[split(argument.leaf or "")[0]]
     return leaf.ndim >= 2 and (leaf.is_floating_point() or leaf.ndim > 2)

@@ -97,7 +97,7 @@ def test_what_an_argument_names_has_to_give_logits() -> None:
 )
 def test_a_named_network_is_not_given_other_images_than_in_the_step(style: str, message: str) -> None:
     assert re.search(message, str(find(REFUSED[style][0], network="net").failure))
-    found = find(REFUSED[style][0], network="net", batch_to_inputs=lambda b: (b["x"] / 255, b["y"]))
+    found = find(REFUSED[style][0], network="net", batch_to_inputs=lambda b: (b["x"] / b["x"].max(), b["y"]))
     assert found.failure is None
 
 

@@ -1,5 +1,6 @@
 """Steps of projects in many styles, over one module that has the parts they use; and the network a watch finds."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,40 @@ class WholeBatch(Net):
         return super().forward(images / 2) * sign
 
 
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, training=True)
+
+
+class Exits(Net):
+    """An auxiliary output first, as networks with early exits have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early = nn.Linear(4, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]  # a network of another kind
+        features = self.features(x)
+        return [self.early(features), self.fc(features)]
+
+
+class Margin(nn.Module):
+    """Scores of features; lower for the right class where it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, NUM_CLASSES)
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        scores: Tensor = self.fc(features)
+        return scores if labels is None else scores - F.one_hot(labels, NUM_CLASSES)
+
+
+class TwoInputs(Net):
+    def forward(self, x: Tensor, more: Tensor) -> Tensor:  # type: ignore[override]  # as above
+        return super().forward(x) + more.mean((1, 2))[:, None]
+
+
 class Module(LightningModule):
     """The parts that the steps under test use in different ways."""
 
@@ -61,6 +96,11 @@ class Module(LightningModule):
         self.colours = Net(2)
         self.two = nn.ModuleList([Net(), Net()])
         self.normalise = nn.BatchNorm2d(3)
+        self.convolutional = nn.Conv2d(3, NUM_CLASSES, 8)
+        self.exits, self.margin, self.two_inputs = Exits(), Margin(), TwoInputs()
+        self.teacher = nn.Sequential(nn.Flatten(), nn.Linear(192, NUM_CLASSES)).requires_grad_(False)
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+        self.noisy = nn.Sequential(nn.Flatten(), Noise(), nn.Linear(192, NUM_CLASSES))
         self.dropout = nn.Dropout()
         self.criterion = nn.CrossEntropyLoss()
         self.logit_norm = LogitNormLoss()
@@ -100,6 +140,8 @@ def make_batch() -> Batch:
         "y": labels,
         "sick": (labels % 2).float(),
         "colour": torch.tensor([1, 1, 0, 0, 1, 0]),
+        "grey": torch.randn(6, 8, 8, generator=generator),
+        "votes": F.one_hot(4 - labels, NUM_CLASSES) * 0.5 + 0.1,
     }
 
 
@@ -129,6 +171,17 @@ def dictionary_step(module: Any, batch: Batch) -> object:
 
 def keyword_step(module: Any, batch: Batch) -> object:
     return module.dictionary(pixels=batch["x"], labels=batch["y"])
+
+
+def exits_step(module: Any, batch: Batch) -> object:
+    early, late = module.exits(batch["x"])
+    return F.cross_entropy(early, batch["y"]) + F.cross_entropy(late, batch["y"]), late.argmax(dim=1)
+
+
+def margin_step(module: Any, batch: Batch) -> object:
+    features = module.backbone(batch["x"]).flatten(1)
+    loss = F.cross_entropy(module.margin(features, batch["y"]), batch["y"])
+    return loss, module.accuracy(module.margin(features), batch["y"])
 
 
 FOUND: dict[str, tuple[Step, type[Module], dict[str, Any]]] = {
@@ -209,6 +262,66 @@ FOUND: dict[str, tuple[Step, type[Module], dict[str, Any]]] = {
         Module,
         {"module": "binary", "output": "binary_logits", "target": "batch['sick']"},
     ),
+    "images scaled in the step": (
+        lambda m, b: F.cross_entropy(m.net((b["x"].float() - 0.5) / 255), b["y"]),
+        Module,
+        {"module": "net", "input": "batch['x'].sub(0.5).div(255)"},
+    ),
+    "axes moved in the step": (
+        lambda m, b: F.cross_entropy(m.net(b["x"].permute(0, 1, 3, 2)), b["y"]),
+        Module,
+        {"module": "net", "input": "batch['x'].permute(0, 1, 3, 2)"},
+    ),
+    "axes added in the step": (
+        lambda m, b: F.cross_entropy(m.net(b["grey"].unsqueeze(1).repeat(1, 3, 1, 1)), b["y"]),
+        Module,
+        {"module": "net", "input": "batch['grey'].unsqueeze(1).repeat(1, 3, 1, 1)"},
+    ),
+    "logits with empty axes": (
+        lambda m, b: F.cross_entropy(m.convolutional(b["x"]).squeeze(), b["y"]),
+        Module,
+        {"module": "convolutional", "logits_key": ".flatten(1)"},
+    ),
+    "calls a submodule's forward by name": (
+        lambda m, b: F.cross_entropy(m.net.forward(b["x"]), b["y"]),
+        Module,
+        {"module": "net"},
+    ),
+    "a loss on labels of its own": (
+        lambda m, b: (
+            F.binary_cross_entropy_with_logits(m.binary(b["x"]), torch.ones(6, 1)),
+            F.cross_entropy(m.net(b["x"]), b["y"]),
+        ),
+        Module,
+        {"module": "net"},
+    ),
+    "the output that predicts": (exits_step, Module, {"module": "exits", "logits_key": "[1]"}),
+    "a teacher of another kind": (
+        lambda m, b: [F.cross_entropy(network(b["x"]), b["y"]) for network in (m.teacher, m.net)],
+        Module,
+        {"module": "net"},
+    ),
+    "the average that predicts": (
+        lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), m.accuracy(m.average(b["x"]), b["y"])),
+        Module,
+        {"module": "net"},
+    ),
+    "a loss on the average alone": (
+        lambda m, b: (m.net(b["x"]), F.cross_entropy(m.average(b["x"]), b["y"]), m.net(b["x"])),
+        Module,
+        {"module": "average"},
+    ),
+    "a margin in the loss": (margin_step, Module, {"module": "backbone+flatten+margin"}),
+    "binary after sigmoid and squeeze": (
+        lambda m, b: F.binary_cross_entropy(torch.sigmoid(m.binary(b["x"])).squeeze(1), b["sick"]),
+        Module,
+        {"module": "binary", "output": "binary_logits", "target": "batch['sick']"},
+    ),
+    "votes": (
+        lambda m, b: F.cross_entropy(m.net(b["x"]), b["votes"]),
+        Module,
+        {"module": "net", "target": "batch['votes']"},
+    ),
     "several losses": (
         lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), F.mse_loss(m.head(m.net.features(b["x"])), m(b["x"]))),
         Module,
@@ -241,10 +354,10 @@ REFUSED: dict[str, tuple[Step, type[Module], str]] = {
     "scaled logits": (
         lambda m, b: F.cross_entropy(m.net(b["x"]) * 3, b["y"]),
         Module,
-        r"cross_entropy read \(6, 5\); submodules that read images: net \(Net\).*Pass `network=`",
+        r"Let `forward` compute it.*cross_entropy read \(6, 5\).* that read images: net \(Net\).*Pass `network=`",
     ),
     "images changed in the step": (
-        lambda m, b: F.cross_entropy(m.net(b["x"] / 255), b["y"]),
+        lambda m, b: F.cross_entropy(m.net(b["x"] / b["x"].max()), b["y"]),
         Module,
         "`batch_to_inputs=`, a function from the batch",
     ),
@@ -262,6 +375,31 @@ REFUSED: dict[str, tuple[Step, type[Module], str]] = {
         lambda m, b: F.cross_entropy(F.dropout(m.net(b["x"]), training=True), b["y"]),
         Module,
         "No network was found",
+    ),
+    "numbers drawn in the network": (
+        lambda m, b: F.cross_entropy(m.noisy(b["x"]), b["y"]),
+        Module,
+        "noisy returns something else each time it is run",
+    ),
+    "several inputs": (
+        lambda m, b: F.cross_entropy(m.two_inputs(b["x"], b["grey"]), b["y"]),
+        Module,
+        r"two_inputs reads several parts of the batch \(batch\['x'\], batch\['grey'\]\)",
+    ),
+    "labels in the network": (
+        lambda m, b: F.cross_entropy(m.margin(m.backbone(b["x"]).flatten(1), b["y"]), b["y"]),
+        Module,
+        "margin is given labels and gives other scores without them.*call it without them in `validation_step`",
+    ),
+    "network and average": (
+        lambda m, b: [F.cross_entropy(network(b["x"]), b["y"]) for network in (m.net, m.average)],
+        Module,
+        r"logits of several networks \(net, average\). Pass `network=`",
+    ),
+    "labels beyond the classes": (
+        lambda m, b: m.colours(b["x"]).log_softmax(1),
+        Module,
+        r"colours gives 2 logits a row, but batch\['y'\] holds the label 4",
     ),
     "several labels": (
         lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), F.cross_entropy(m.colours(b["x"]), b["colour"])),

@@ -44,6 +44,13 @@ def depends_on_labels(reading: Reading, observation: Observation) -> bool:
     return any(observation.calls[index].reads_labels for index in makers_of(observation, reading.logits))
 
 
+def of_one_call(one: Reading, other: Reading, observation: Observation) -> bool:
+    """Whether the innermost call that made the logits of one is that of the other, or around it, or in it."""
+    made = [makers_of(observation, each.logits)[-1:] for each in (one, other)]
+    around = [{*each, *(index for i in each for index in observation.calls[i].ancestors)} for each in made]
+    return one is other or bool(around[0] & {*made[1]} or around[1] & {*made[0]})
+
+
 def _modules(pl_module: nn.Module, way: Way) -> list[nn.Module]:
     names = [step for step in way.steps if step != FLATTEN or has_module(pl_module, step)]
     return [pl_module if name == SELF else pl_module.get_submodule(name) for name in names]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from qcal.callbacks.images_to_logits import FLATTEN, REGISTRIES, SELF, Way, has_module
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
 
 def copy_parts(pl_module: nn.Module, way: Way) -> nn.Module:
     """Copies of the submodules of a way under the names they have, in a module that holds nothing else.
@@ -23,8 +25,20 @@ def copy_parts(pl_module: nn.Module, way: Way) -> nn.Module:
     Raises:
         AttributeError: There is no such submodule.
     """
-    if SELF in way.steps:
-        return _copy_lightning_module(pl_module, {})
+    root = _copy_lightning_module(pl_module, {}) if SELF in way.steps else _copy_submodules(pl_module, way)
+    if not way.hooks:
+        for part in root.modules():
+            _take_off_hooks(part)
+    return root
+
+
+def has_foreign_hooks(pl_module: nn.Module) -> bool:
+    """Whether a project hung hooks on its forward passes, besides those of torch that make weights."""
+    hooks = [hook for part in pl_module.modules() for name in _HOOKS for hook in vars(part).get(name, {}).values()]
+    return any(_is_foreign(hook) for hook in hooks)
+
+
+def _copy_submodules(pl_module: nn.Module, way: Way) -> nn.Module:
     root = nn.Module()
     # The user's module itself stays where a submodule points to it by some other way than registration.
     memo: dict[int, Any] = {id(pl_module): pl_module, **_shared(pl_module), **_computed(pl_module)}
@@ -44,7 +58,7 @@ def _copy_lightning_module(pl_module: nn.Module, memo: dict[int, Any]) -> nn.Mod
         if name in REGISTRIES or _holds_modules(value):
             duplicate.__dict__[name] = _copied(value, memo, pl_module)
         elif isinstance(value, list | dict | set):
-            duplicate.__dict__[name] = _shallow(value)
+            duplicate.__dict__[name] = _nested(value)
         elif isinstance(value, MethodType) and value.__self__ is pl_module:
             duplicate.__dict__[name] = MethodType(value.__func__, duplicate)
     _forget_compiled_steps(duplicate)
@@ -89,6 +103,29 @@ def _uncopyable(module: nn.Module, memo: dict[int, Any]) -> tuple[str, ...]:
 def _shallow(value: Any) -> Any:
     """A container of its own, with what is in it shared; anything else (Any: of whatever kind) itself."""
     return copy.copy(value) if isinstance(value, list | dict | set) else value
+
+
+def _nested(value: Any) -> Any:
+    """Containers of its own to any depth, with all else shared: a history that `forward` adds to, not its tensors."""
+    duplicate = _shallow(value)
+    if isinstance(duplicate, dict):
+        duplicate.update({key: _nested(part) for key, part in value.items()})
+    elif isinstance(duplicate, list):
+        duplicate[:] = [_nested(part) for part in value]
+    return duplicate
+
+
+def _is_foreign(hook: object) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith("torch.")
+
+
+def _take_off_hooks(part: nn.Module) -> None:
+    """Remove a project's hooks from a copy: they would write what a copy computes to where the project reads it."""
+    for name in _HOOKS:
+        hooks = vars(part).get(name, {})
+        for key in [key for key, hook in hooks.items() if _is_foreign(hook)]:
+            for kind in ("", "_with_kwargs", "_always_called"):
+                vars(part).get(name + kind, {}).pop(key, None)
 
 
 def _copy_sharing(module: nn.Module, names: tuple[str, ...], memo: dict[int, Any]) -> nn.Module:

@@ -33,6 +33,7 @@ class Way:
             takes them alone.
         options: Further keywords of the first submodule, as it was called.
         made_by: Submodule whose output is taken instead of what the last step returns; none when empty.
+        hooks: Whether copies keep the project's own hooks, because what is returned depends on them.
     """
 
     steps: tuple[str, ...]
@@ -41,6 +42,7 @@ class Way:
     inside: str = ""
     options: tuple[tuple[str, Plain], ...] = ()
     made_by: str = ""
+    hooks: bool = False
 
     def __str__(self) -> str:
         """The submodules, and the one inside them whose output is taken."""
@@ -54,7 +56,7 @@ class Way:
     @property
     def is_bare(self) -> bool:
         """Whether it is one submodule that takes images alone and whose output is taken as it is."""
-        return self == Way(self.steps[:1], self.input) and self.steps != (SELF,)
+        return self == Way(self.steps[:1], self.input, hooks=self.hooks) and self.steps != (SELF,)
 
 
 class ImagesToLogits(nn.Module):

@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from qcal.callbacks.attachment import Attachment, Output, classify, take_logits
 from qcal.callbacks.batches import FLOAT, as_labels, most_probable, read, unreadable, usual_paths, walk
 from qcal.callbacks.changes import split
-from qcal.callbacks.choices import depends_on_labels, of_the_batch, of_trained_networks, that_predict
+from qcal.callbacks.choices import depends_on_labels, of_one_call, of_the_batch, of_trained_networks, that_predict
+from qcal.callbacks.copies import has_foreign_hooks
 from qcal.callbacks.images_to_logits import SELF, Way
-from qcal.callbacks.observation import Call, Observation, Reading
+from qcal.callbacks.observation import Observation, Reading
 from qcal.callbacks.refusals import nothing_found
 from qcal.callbacks.rerun import Rerun, first_line
 from qcal.callbacks.watchable import agrees, has_forward, is_same
 from qcal.callbacks.ways import (
     fed_by_batch,
+    is_read_on,
     made_inside,
-    makers_of,
     outermost,
     path_of_labels,
+    unread,
     unseen,
     ways_to,
     whole_module,
@@ -85,7 +87,9 @@ class Search:
         for reading in readings:
             found = self._reproduced(reading)
             if found is not None:
-                self._check_one_network(found.way, [one for one in readings if not self._of_one_call(one, reading)])
+                self._check_one_network(
+                    found.way, [one for one in readings if not of_one_call(one, reading, self.observation)]
+                )
                 return found
         return None
 
@@ -127,12 +131,6 @@ class Search:
                 f"Losses read the logits of several networks ({', '.join(modules)}). Pass `network=`, the one to study."
             )
 
-    def _of_one_call(self, one: Reading, other: Reading) -> bool:
-        """Whether the innermost call that made the logits of one is that of the other, or around it, or in it."""
-        made = [makers_of(self.observation, each.logits)[-1:] for each in (one, other)]
-        around = [{*each, *(a for i in each for a in self.observation.calls[i].ancestors)} for each in made]
-        return one is other or bool(around[0] & {*made[1]} or around[1] & {*made[0]})
-
     def _wished(self, network: str) -> Attachment:
         """The network the user named, with input and labels as they were seen or as they usually are."""
         steps = tuple(network.split("+"))
@@ -147,7 +145,7 @@ class Search:
         way = replace(fed[-1] if fed else Way((), path), steps=steps, made_by=self.wishes.made_by)
         by = next((one.by for one in self._of_the_wished(self.observation.readings)), "")
         found = self._taken(way, by, target, f"`network={network!r}` was passed")
-        self._check_as_seen(way)
+        self._check_as_seen(found.way)
         return found
 
     def _wished_labels(self) -> str | None:
@@ -174,7 +172,7 @@ class Search:
         """A way that computes what was read, from the batch, with its labels; None if there is none."""
         target = self._labels(reading)
         by = found_by or f"found by watching {reading.by} in the first batch"
-        for way in self._ways(reading.logits):
+        for way in self._with_hooks(self._ways(reading.logits)):
             if self.wishes.function is not None or self.wishes.made_by:
                 key: str | None = None
             else:
@@ -193,6 +191,15 @@ class Search:
                 self._refusal = self._refusal or error
                 return None
         return None
+
+    def _with_hooks(self, ways: Iterator[Way]) -> Iterator[Way]:
+        """Without the project's hooks, whose results a copy has no use for, then with them."""
+        tried = []
+        for way in ways:
+            tried.append(way)
+            yield way
+        if has_foreign_hooks(self.pl_module):
+            yield from (replace(way, hooks=True) for way in tried)
 
     def _ways(self, logits: Tensor) -> Iterator[Way]:
         if not self.wishes.made_by:
@@ -221,21 +228,20 @@ class Search:
             by = "nothing can be watched in a compiled module, so that the usual was tried"
             return self._taken(Way((SELF,), usual[0], made_by=self.wishes.made_by), "", usual[1], by)
         by = "no loss was recognised, but this is the only network that read the images"
-        for call in [call for call in calls[-1:] if not self._is_read_on(call)]:
+        if calls and is_read_on(self.observation, calls[-1]):
+            outputs = unread(self.observation)
+            reading = Reading("", outputs[0], None, sure=False) if len(outputs) == 1 else None
+            return None if reading is None else self._reproduced(reading, found_by=by)
+        for call in calls[-1:]:
             if len(call.outputs) == 1:
                 return self._reproduced(Reading("", call.outputs[0], None, sure=False), found_by=by)
             for way in fed_by_batch(self.observation, call):
                 return self._taken(replace(way, made_by=self.wishes.made_by), "", usual[1], by)
         return None
 
-    def _is_read_on(self, call: Call) -> bool:
-        """Whether what a call returned went into a later one, so that it is features, not logits."""
-        calls = self.observation.calls
-        index = next(i for i, other in enumerate(calls) if other is call)
-        return any(argument.producer == index for other in calls[index + 1 :] for argument in other.arguments)
-
     def _taken(self, way: Way, read_by: str, target: str, found_by: str) -> Attachment:
         """The way, with the logits taken from where they usually are in its output."""
+        way = replace(way, hooks=has_foreign_hooks(self.pl_module))  # nothing shows whether they matter
         output = self._rerun.output(way)
         if isinstance(output, Exception):
             raise NotFoundError(f"{way} failed: {first_line(output)}. {OVERRIDE}") from output
@@ -266,9 +272,10 @@ class Search:
     def _check_labels(self, target: str, num_classes: int, name: str) -> None:
         """Labels beyond the classes: it is another network, or other labels."""
         labels = most_probable(self.observation.leaves[target])
-        if labels is not None and len(labels) > 0 and int(labels.max()) >= num_classes:
+        odd = [] if labels is None else labels[(labels < 0) | (labels >= num_classes)].tolist()
+        if odd:
             raise NotFoundError(
-                f"{name} gives {num_classes} logits a row, but {target} holds the label {int(labels.max())}. {OVERRIDE}"
+                f"{name} gives {num_classes} logits a row, but {target} holds the label {odd[0]}. {OVERRIDE}"
             )
 
     @staticmethod

@@ -92,6 +92,19 @@ def outermost(observation: Observation) -> list[Call]:
     ]
 
 
+def is_read_on(observation: Observation, call: Call) -> bool:
+    """Whether what a call returned went into a later one, so that it is features, not logits."""
+    index = next(i for i, other in enumerate(observation.calls) if other is call)
+    later = observation.calls[index + 1 :]
+    return any(argument.producer == index for other in later for argument in other.arguments)
+
+
+def unread(observation: Observation) -> list[Tensor]:
+    """What calls of the step itself returned that can be logits and that went into no later one."""
+    calls = [call for call in observation.calls if not call.ancestors and not call.reads_labels]
+    return [output for call in calls if not is_read_on(observation, call) for output in call.outputs]
+
+
 def path_of_labels(observation: Observation, target: Tensor | None, usual: str | None) -> str | None:
     """Where in the batch the labels are that a loss read; the usual place where it is not known what it read.
 

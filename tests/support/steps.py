@@ -322,6 +322,11 @@ FOUND: dict[str, tuple[Step, type[Module], dict[str, Any]]] = {
         Module,
         {"module": "net", "target": "batch['votes']"},
     ),
+    "a loss by hand that shows no logits": (
+        lambda m, b: (m.head(m.backbone(b["x"]).flatten(1)) - F.one_hot(b["y"], NUM_CLASSES)).square().mean(),
+        Module,
+        {"module": "backbone+flatten+head"},
+    ),
     "several losses": (
         lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), F.mse_loss(m.head(m.net.features(b["x"])), m(b["x"]))),
         Module,
@@ -399,7 +404,7 @@ REFUSED: dict[str, tuple[Step, type[Module], str]] = {
     "labels beyond the classes": (
         lambda m, b: m.colours(b["x"]).log_softmax(1),
         Module,
-        r"colours gives 2 logits a row, but batch\['y'\] holds the label 4",
+        r"colours gives 2 logits a row, but batch\['y'\] holds the label 2",
     ),
     "several labels": (
         lambda m, b: (F.cross_entropy(m.net(b["x"]), b["y"]), F.cross_entropy(m.colours(b["x"]), b["colour"])),

@@ -52,7 +52,9 @@ def _reason(observation: Observation) -> str:
                 f"{name} is given labels and gives other scores without them, as a margin head does, but a network in "
                 "use has no labels: call it without them in `validation_step`, or name what makes its scores. "
             )
-        if not any(argument.leaf or argument.producer is not None for argument in call.arguments):
+        if not call.ancestors and not any(
+            argument.leaf or argument.producer is not None for argument in call.arguments
+        ):
             return (
                 f"{name} was called with something that the step computed: let a submodule or `forward` compute it, or "
                 "say with `batch_to_inputs=` what it is. "

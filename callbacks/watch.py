@@ -212,14 +212,14 @@ class Watch:
         reduces = not isinstance(result, Tensor) or result.numel() == len(read)
         is_leaf = any(read is leaf for leaf in self.observation.leaves.values())
         if reduces and can_be_logits(read) and read.ndim == 2 and not is_leaf and not self._is_inside_network():
-            read = self._undone(read, tuple(_ON_THE_WAY.values()))
-            self.observation.predictions.append(read)
-            self._unsure.append(Reading(by, read, None, sure=False))
+            self._unsure.append(Reading(by, self._predicting(read), None, sure=False))
 
-    def _undone(self, read: Tensor, names: Sequence[str]) -> Tensor:
-        """What a tensor was made of, as far back as functions with these names go."""
-        for result, source, name in reversed(self._on_the_way):
-            if name in names and is_same_memory(result, read):
+    def _predicting(self, read: Tensor) -> Tensor:
+        """Note scores that a prediction is made of, and what they were made of; as far back as that goes."""
+        self.observation.predictions.append(read)
+        for result, source, _ in reversed(self._on_the_way):
+            if is_same_memory(result, read):
+                self.observation.predictions.append(source)
                 read = source
         return read
 
@@ -242,7 +242,7 @@ class Watch:
             reading = Reading(type(module).__name__, scores, target, sure=not metric)
             (self._unsure if metric else self.observation.readings).append(reading)
             if metric and scores.ndim == 2:
-                self.observation.predictions.append(self._undone(scores, tuple(_ON_THE_WAY.values())))
+                self._predicting(scores)
 
     def _is_inside_network(self) -> bool:
         calls = [self.observation.calls[index] for index in self._stack]

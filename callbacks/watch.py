@@ -102,7 +102,8 @@ class Watch:
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
         while self._handles:
             self._handles.pop().remove()
-        self.observation.readings = [*self.observation.readings, *self._unsure]
+        unsure = sorted(self._unsure, key=lambda reading: reading.by in _LARGEST.values())  # these tell the least
+        self.observation.readings = [*self.observation.readings, *unsure]
         self._made, self._on_the_way, self._unsure, self._stack, self._changes = {}, [], [], [], {}
         return self.observation
 

@@ -12,6 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from tests.clients.project import BATCH, NUM_CLASSES, ConvNet, Project, make_loaders, pair, score
 from tests.clients.projects import plain
 
+SCALE = torch.tensor(3.0)  # a tensor, which no path to the images can name
+
 
 def transfer_learning(pl: ModuleType) -> Project:
     class LitTransferLearning(pl.LightningModule):  # type: ignore[name-defined,misc]  # of the package that is given
@@ -125,11 +127,11 @@ def scales_in_the_step(pl: ModuleType) -> Project:
     class LitScales(kind):  # type: ignore[misc,valid-type]  # the class of the other project
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             image, label = batch["sample"]
-            self.log("val_loss", F.cross_entropy(self(image / 3), label), batch_size=BATCH)
+            self.log("val_loss", F.cross_entropy(self(image / SCALE), label), batch_size=BATCH)
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             image, label = batch["sample"]
-            return F.cross_entropy(self(image / 3), label)
+            return F.cross_entropy(self(image / SCALE), label)
 
     module = LitScales()
     train, val = make_loaders(lambda image, label: {"sample": (image, label)})

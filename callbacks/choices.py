@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from qcal.callbacks.images_to_logits import FLATTEN, SELF, Way, has_module
@@ -49,6 +50,12 @@ def of_one_call(one: Reading, other: Reading, observation: Observation) -> bool:
     made = [makers_of(observation, each.logits)[-1:] for each in (one, other)]
     around = [{*each, *(index for i in each for index in observation.calls[i].ancestors)} for each in made]
     return one is other or bool(around[0] & {*made[1]} or around[1] & {*made[0]})
+
+
+def is_scripted(pl_module: nn.Module, way: Way) -> bool:
+    """Whether there is TorchScript in the modules of a way."""
+    parts = (part for module in _modules(pl_module, way) for part in module.modules())
+    return any(isinstance(part, torch.jit.ScriptModule) for part in parts)
 
 
 def _modules(pl_module: nn.Module, way: Way) -> list[nn.Module]:

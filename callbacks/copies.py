@@ -1,6 +1,8 @@
 """Copies of parts of somebody else's module, which share with it nothing that running them could change."""
 
 import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -36,6 +38,16 @@ def has_foreign_hooks(pl_module: nn.Module) -> bool:
     """Whether a project hung hooks on its forward passes, besides those of torch that make weights."""
     hooks = [hook for part in pl_module.modules() for name in _HOOKS for hook in vars(part).get(name, {}).values()]
     return any(_is_foreign(hook) for hook in hooks)
+
+
+def with_hooks(ways: Iterable[Way], pl_module: nn.Module) -> Iterator[Way]:
+    """Ways without the project's hooks, whose results a copy has no use for, then with them."""
+    tried = []
+    for way in ways:
+        tried.append(way)
+        yield way
+    if has_foreign_hooks(pl_module):
+        yield from (replace(way, hooks=True) for way in tried)
 
 
 def _copy_submodules(pl_module: nn.Module, way: Way) -> nn.Module:

@@ -10,8 +10,15 @@ from torch import Tensor, nn
 from qcal.callbacks.attachment import Attachment, Output, classify, take_logits
 from qcal.callbacks.batches import FLOAT, as_labels, most_probable, read, unreadable, usual_paths, walk
 from qcal.callbacks.changes import split
-from qcal.callbacks.choices import depends_on_labels, of_one_call, of_the_batch, of_trained_networks, that_predict
-from qcal.callbacks.copies import has_foreign_hooks
+from qcal.callbacks.choices import (
+    depends_on_labels,
+    is_scripted,
+    of_one_call,
+    of_the_batch,
+    of_trained_networks,
+    that_predict,
+)
+from qcal.callbacks.copies import has_foreign_hooks, with_hooks
 from qcal.callbacks.images_to_logits import SELF, Way
 from qcal.callbacks.observation import Observation, Reading
 from qcal.callbacks.refusals import nothing_found
@@ -172,7 +179,7 @@ class Search:
         """A way that computes what was read, from the batch, with its labels; None if there is none."""
         target = self._labels(reading)
         by = found_by or f"found by watching {reading.by} in the first batch"
-        for way in self._with_hooks(self._ways(reading.logits)):
+        for way in with_hooks(self._ways(reading.logits), self.pl_module):
             if self.wishes.function is not None or self.wishes.made_by:
                 key: str | None = None
             else:
@@ -191,15 +198,6 @@ class Search:
                 self._refusal = self._refusal or error
                 return None
         return None
-
-    def _with_hooks(self, ways: Iterator[Way]) -> Iterator[Way]:
-        """Without the project's hooks, whose results a copy has no use for, then with them."""
-        tried = []
-        for way in ways:
-            tried.append(way)
-            yield way
-        if has_foreign_hooks(self.pl_module):
-            yield from (replace(way, hooks=True) for way in tried)
 
     def _ways(self, logits: Tensor) -> Iterator[Way]:
         if not self.wishes.made_by:
@@ -254,6 +252,8 @@ class Search:
     def _attachment(self, way: Way, key: str, logits: Tensor, read_by: str, target: str, found_by: str) -> Attachment:
         read_by = "" if self.wishes.function is not None else read_by
         output = self._check_output(logits, read_by, str(way))
+        if is_scripted(self.pl_module, way):
+            raise NotFoundError(f"{way} holds TorchScript, which cannot be quantized. Script it when it is trained.")
         self._check_labels(target, 2 if output == "binary_logits" else logits.shape[1], str(way))
         return Attachment(
             way=way,

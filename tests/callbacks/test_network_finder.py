@@ -113,6 +113,14 @@ def test_a_batch_function_that_fails_is_told_and_the_step_goes_on() -> None:
     assert "`batch_to_inputs` failed on the first batch with KeyError: 'image'" in str(finder.failure)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # projects script their networks all the same
+def test_torchscript_is_refused_before_it_is_trained() -> None:
+    module = make_module()
+    module.add_module("net", torch.jit.script(module.net))
+    finder = find(FOUND["normalises in forward"][0], module)
+    assert str(finder.failure) == "self holds TorchScript, which cannot be quantized. Script it when it is trained."
+
+
 def test_without_a_watch_the_usual_places_are_tried() -> None:
     module = make_module()
     finder = NetworkFinder()

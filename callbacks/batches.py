@@ -25,6 +25,8 @@ BatchReader = Callable[[Any], tuple[Tensor, Tensor]]
 _STEP = re.compile(r"""\[(?P<item>-?\d+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]|\.(?P<name>\w+)""")
 _DEPTH = 4
 _PASS_NETWORK = "Pass `network=`, a submodule that takes images alone."
+UNKNOWN = -1
+"""In the place of a label that was not read."""
 FLOAT = ".float()"
 """The end of the path of whole numbers that the step casts; see `changes` for what else a path may end in."""
 
@@ -121,6 +123,37 @@ def reader(images_path: str, target_path: str) -> BatchReader:
         return checked_pair((images, target), batch)
 
     return read_pair
+
+
+def image_reader(images_path: str) -> BatchReader:
+    """Read a batch at one path: images, and `UNKNOWN` for each label, which such a batch need not have."""
+
+    def read_images(batch: Any) -> tuple[Tensor, Tensor]:
+        try:
+            images = read(batch, images_path.removeprefix("batch"))
+        except LookupError as error:
+            raise ValueError(unreadable(batch, f"{images_path} was expected")) from error
+        return _unlabelled(images, batch)
+
+    return read_images
+
+
+def custom_image_reader(function: Callable[[Any], Any], *, changes: str = "") -> BatchReader:
+    """The images of a user's `batch_to_inputs`, and what the step then does to them; labels are not looked at."""
+
+    def read_images(batch: Any) -> tuple[Tensor, Tensor]:
+        pair = function(batch)
+        images, target = _unlabelled(pair[0] if isinstance(pair, tuple | list) and pair else pair, batch)
+        return changed(images, changes), target
+
+    return read_images
+
+
+def _unlabelled(images: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(images, Tensor) or images.ndim < 2:
+        raise ValueError(unreadable(batch, f"images (N, ...) were expected, got {describe(images)}"))
+    unknown = torch.full((len(images),), UNKNOWN, device=images.device)
+    return images.float() if images.is_floating_point() else images, unknown
 
 
 def custom_reader(function: Callable[[Any], Any], *, changes: str = "") -> BatchReader:

@@ -8,7 +8,15 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from qcal.callbacks.attachment import Attachment, build_network
-from qcal.callbacks.batches import BatchReader, custom_reader, import_function, leaves, reader
+from qcal.callbacks.batches import (
+    BatchReader,
+    custom_image_reader,
+    custom_reader,
+    image_reader,
+    import_function,
+    leaves,
+    reader,
+)
 from qcal.callbacks.changes import split
 from qcal.callbacks.chosen_weights import ChosenWeights
 from qcal.callbacks.images_to_logits import SELF
@@ -121,6 +129,13 @@ class NetworkFinder:
         if self.batch_to_inputs is None:
             return reader(attachment.way.input, attachment.target)
         return custom_reader(self.batch_to_inputs, changes=split(attachment.way.input)[1])
+
+    def image_reader(self) -> BatchReader:
+        """From a batch to images alone, for what needs no labels: training batches may hold others, or none."""
+        attachment = self._found()
+        if self.batch_to_inputs is None:
+            return image_reader(attachment.way.input)
+        return custom_image_reader(self.batch_to_inputs, changes=split(attachment.way.input)[1])
 
     def _found(self) -> Attachment:
         if self.attachment is None:

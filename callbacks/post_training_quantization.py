@@ -282,7 +282,7 @@ class PostTrainingQuantization(Callback):
 
     def _check_train_batch(self, batch: Any) -> None:
         try:
-            self.finder.reader()(batch)
+            self.finder.image_reader()(batch)
         except ValueError as error:
             raise MisconfigurationException(
                 f"The activation ranges cannot be estimated on the training loader: {error} Or pass "
@@ -322,7 +322,7 @@ class PostTrainingQuantization(Callback):
             self._studies().after_evaluation(trainer, pl_module, "test")
 
     def rehearse(self, network: nn.Module, images: Tensor) -> None:
-        """Prepare a network and look at the settings on it, without running any.
+        """Prepare a network, look at the settings on it and show it the images, without running any setting.
 
         Args:
             network: Maps images to logits; it is not changed.
@@ -332,7 +332,10 @@ class PostTrainingQuantization(Callback):
             TypeError: What `network` returns is no tensor.
             ValueError: It cannot be prepared, or a setting does not fit it; see `qcal.quantization.prepare`.
         """
-        prepare(network, images, placement=self.placement).check(self.settings)
+        plan = prepare(network, images, placement=self.placement)
+        plan.check(self.settings)
+        if any(setting.needs_images for setting in self.settings):
+            plan.observe(images, sample_size=0)
 
     def check_network(self, pl_module: nn.Module) -> None:
         """Refuse a `network` that names what is not there.

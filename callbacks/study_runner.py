@@ -162,7 +162,7 @@ class StudyRunner:
         grid = prepare_grid(
             network,
             self._options.settings,
-            range_estimation=StudyBatches(self._trainer, found.range_estimation, self._finder.reader()),
+            range_estimation=StudyBatches(self._trainer, found.range_estimation, self._finder.image_reader()),
             placement=self._options.placement,
             device=device,
             progress=progress,
@@ -174,7 +174,8 @@ class StudyRunner:
         has_split = found.recalibration is not None
         loader = found.recalibration if found.recalibration is not None else found.range_estimation
         stage = "recalibration" if has_split else "noise"
-        pairs = StudyBatches(self._trainer, loader, self._finder.reader(), share=self._processes.share)
+        read = self._finder.reader() if has_split else self._finder.image_reader()
+        pairs = StudyBatches(self._trainer, loader, read, share=self._processes.share)
         joined = interleave(self._processes.gather(grid.evaluate(pairs, stage, progress, baseline)))
         logits = joined.logits() if len(joined) else None
         return _HeldOut(logits, None) if has_split else _HeldOut(None, logits)

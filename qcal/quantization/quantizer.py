@@ -88,6 +88,11 @@ class Quantizer(nn.Module):
         return f"{self.name!r}, shape={self.shape}, is_output={self.is_output}"
 
     def _observe(self, observer: RangeObserver, x: Tensor) -> None:
+        if not isinstance(x, Tensor):  # a recurrent layer returns several, whatever the graph was typed to say
+            raise ValueError(
+                f"`{self.name}` returns several tensors ({type(x).__name__}), which no setting can quantize as one. "
+                "Prepare a part of the network without it, or quantize at module boundaries: placement='modules'."
+            )
         try:
             observer.update(x)
         except ValueError:

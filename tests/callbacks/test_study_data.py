@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from qcal.callbacks import PostTrainingQuantization
-from qcal.robustness import Record, read_logits, read_record
+from qcal.robustness import Record, read_logits, read_noise_logits, read_record
 from tests.callbacks.lightning_runs import Lit, fit, images_and_labels, loader, make_trainer
 
 NO_VAL_LOOP = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -187,6 +187,42 @@ def test_training_batches_of_another_form_are_refused_before_training(tmp_path: 
     callback = PostTrainingQuantization(["w8a8"], range_estimation=loader(16, seed=0), on_error="raise")
     make_trainer(tmp_path, callback).fit(TwoViews(), DataLoader(pairs, 8), loader(21, seed=1))  # type: ignore[arg-type]  # as above
     assert _num_images(callback.record) == 21
+
+
+def test_training_batches_with_other_labels_serve_for_ranges(tmp_path: Path) -> None:
+    class Mixes(Lit):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            images, (labels, others, share) = batch
+            loss = super().training_step((images, labels), batch_idx)
+            total: Tensor = share.float().mean() * loss + super().training_step((images, others), batch_idx)
+            return total
+
+    mixed = [(image, (label, label, 0.5)) for image, label in zip(*images_and_labels(16, 0), strict=True)]
+    callback = PostTrainingQuantization(["w8a8"], on_error="raise")
+    make_trainer(tmp_path, callback).fit(Mixes(), DataLoader(mixed, 8), loader(21, seed=1))  # type: ignore[arg-type]  # a list is a data set
+    assert _num_images(callback.record) == 21
+    noise = read_noise_logits(tmp_path / "ptq" / "logits.npz")
+    assert noise is not None
+    assert noise.target.tolist() == [-1] * 16
+
+
+def test_a_network_that_cannot_be_observed_is_refused_before_training(tmp_path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.head = nn.LSTM(24, 8, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            outputs, _ = self.rows(images.transpose(1, 2).flatten(2))
+            logits: Tensor = self.head(outputs[:, -1])
+            return logits
+
+    module = Lit()
+    module.model = Recurrent()  # type: ignore[assignment]  # another network
+    trainer = make_trainer(tmp_path, PostTrainingQuantization(["w8a8"]))
+    with pytest.raises(MisconfigurationException, match=r"`rows` returns several tensors.*placement='modules'"):
+        fit(trainer, module)
+    assert trainer.global_step == 0
 
 
 @pytest.mark.parametrize("split", ["validate", "test"])

@@ -6,5 +6,6 @@ if __name__ != "qcal.callbacks":
 from qcal.callbacks.confidence_monitor import ConfidenceMonitor
 from qcal.callbacks.post_training_quantization import PostTrainingQuantization
 from qcal.callbacks.temperature_scaling import Recalibration, TemperatureScaling
+from qcal.callbacks.wandb_artifacts import Uploads
 
-__all__ = ["ConfidenceMonitor", "PostTrainingQuantization", "Recalibration", "TemperatureScaling"]
+__all__ = ["ConfidenceMonitor", "PostTrainingQuantization", "Recalibration", "TemperatureScaling", "Uploads"]

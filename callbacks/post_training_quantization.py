@@ -21,6 +21,7 @@ from qcal.callbacks.schedule import InTest, Schedule
 from qcal.callbacks.studies import Results, Studies
 from qcal.callbacks.study_data import DataOptions, Loader, Loaders, Split, can_find
 from qcal.callbacks.study_runner import StudyOptions
+from qcal.callbacks.wandb_artifacts import Uploads
 from qcal.quantization import PlacementName, Setting, prepare
 from qcal.robustness import Record
 
@@ -136,6 +137,8 @@ class PostTrainingQuantization(Callback):
         self.results = Results()
         # Any: plain values of the config file that built the run; `train.py` fills it in, so that the record holds it.
         self.run_config: dict[str, Any] | None = None
+        # What of a study becomes an artifact where the trainer logs to Weights & Biases; assign another to change it.
+        self.uploads = Uploads()
         self._example: Tensor | None = None
         self._has_train_batch = False
 
@@ -150,7 +153,7 @@ class PostTrainingQuantization(Callback):
         return self.results.folder
 
     def _studies(self) -> Studies:
-        options = StudyOptions(self.settings, self.placement, self.data, self.run_config)
+        options = StudyOptions(self.settings, self.placement, self.data, self.run_config, self.uploads)
         return Studies(self.finder, options, self.results, self.weights, self.output_dir, self.on_error)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

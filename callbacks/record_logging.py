@@ -8,29 +8,44 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
+from qcal.callbacks.wandb_logging import WandbStudy, WholeStudy, log_figures_to_wandb
 from qcal.robustness import Record
 
 
 def log_record(
-    loggers: Iterable[Logger], record: Record, figures: Mapping[str, Figure], *, step: int, prefix: str = "ptq"
+    loggers: Iterable[Logger],
+    record: Record,
+    figures: Mapping[str, Figure],
+    *,
+    step: int,
+    epoch: int,
+    prefix: str = "ptq",
+    whole: WholeStudy | None = None,
 ) -> list[Exception]:
     """Log every figure as `<prefix>/<setting>/<name>` to every logger, and pictures to those that take them.
+
+    Weights & Biases gets more, and in its own way: see `qcal.callbacks.wandb_logging`.
 
     Args:
         loggers: Of the trainer.
         record: What was measured.
         figures: Name to picture.
         step: The trainer's global step.
+        epoch: Epochs trained so far.
         prefix: Before every name.
+        whole: The rest of a study that is the record of a run; None for a point of a curve over training.
 
     Returns:
         What loggers failed with: one that does is no reason to leave out the others.
     """
     metrics, failures = flat_metrics(record, prefix), []
     for logger in loggers:
-        failures += _attempt([partial(logger.log_metrics, metrics, step)])
         if _is_a(logger, "WandbLogger"):
-            failures += _attempt([partial(_log_table_to_wandb, logger, record, metrics, prefix)])
+            run: Any = getattr(logger, "experiment", None)  # as in `_senders`
+            study = WandbStudy(run, record, metrics, prefix, step, epoch)
+            failures += _attempt(study.point() if whole is None else study.whole(whole))
+        else:
+            failures += _attempt([partial(logger.log_metrics, metrics, step)])
     return failures + log_figures(loggers, figures, step=step, prefix=prefix)
 
 
@@ -61,7 +76,7 @@ def _senders(
     experiment: Any = getattr(logger, "experiment", None)
     named = {f"{prefix}/{name}": figure for name, figure in figures.items()}
     if _is_a(logger, "WandbLogger") and named:
-        return [partial(_log_figures_to_wandb, experiment, named)]
+        return [partial(log_figures_to_wandb, experiment, named, step=step)]
     if _is_a(logger, "TensorBoardLogger"):
         # Left open, for the loggers that come after it.
         return [partial(experiment.add_figure, name, figure, step, close=False) for name, figure in named.items()]
@@ -84,20 +99,3 @@ def _attempt(senders: Iterable[Callable[[], Any]]) -> list[Exception]:
 def _is_a(logger: Logger, name: str) -> bool:
     """By name: Lightning's two packages have a class of each logger, and what is behind it may not be installed."""
     return any(kind.__name__ == name for kind in type(logger).__mro__)
-
-
-def _log_figures_to_wandb(run: Any, figures: Mapping[str, Figure]) -> None:
-    import wandb  # here, because only a project that logs to it needs it
-
-    run.log({name: wandb.Image(figure) for name, figure in figures.items()})
-
-
-def _log_table_to_wandb(logger: Any, record: Record, metrics: Mapping[str, float], prefix: str) -> None:
-    import wandb  # as above
-
-    run = logger.experiment
-    if record.settings:
-        columns: list[str | int] = ["setting", *asdict(next(iter(record.settings.values())))]
-        rows = [[name, *asdict(comparison).values()] for name, comparison in record.settings.items()]
-        run.log({f"{prefix}/settings": wandb.Table(columns=columns, data=rows)})
-    run.summary.update(metrics)

@@ -127,7 +127,7 @@ class Studies:
         folder, curve = self.results.folder, self.results.curve
         if trainer.global_rank > 0 or folder is None:
             return
-        failures = runner.publish(results, folder)
+        failures = runner.publish(results, folder, ends_curve=bool(curve.rows))
         if curve.rows:
             self._extend_curve(trainer.current_epoch, results)
             figures = curve.draw(folder, [str(setting) for setting in self.options.settings])
@@ -149,9 +149,8 @@ class Studies:
         self._extend_curve(epoch, results)
         failures: list[Exception] = []
         for result in results:
-            failures += log_record(
-                trainer.loggers, result.record, {}, step=trainer.global_step, prefix=result.prefix("ptq")
-            )
+            prefix, step = result.prefix("ptq"), trainer.global_step
+            failures += log_record(trainer.loggers, result.record, {}, step=step, epoch=epoch, prefix=prefix)
         if failures:
             raise failures[0]
 

@@ -20,6 +20,8 @@ from qcal.callbacks.record_logging import log_record
 from qcal.callbacks.study_context import describe_run
 from qcal.callbacks.study_data import DataOptions, Split, StudyBatches, StudyData, find_data, transferred
 from qcal.callbacks.trained_precision import is_known, trained_baseline
+from qcal.callbacks.wandb_artifacts import Uploads
+from qcal.callbacks.wandb_logging import WholeStudy
 from qcal.plots import save_figure
 from qcal.quantization import PlacementName, Setting
 from qcal.report.analysis_pictures import draw_analysis
@@ -51,12 +53,14 @@ class StudyOptions:
         placement: As in `prepare`.
         data: Which images.
         run_config: The config the run was built from (Any: plain values), for the record.
+        uploads: Which files become artifacts in Weights & Biases.
     """
 
     settings: tuple[Setting, ...]
     placement: PlacementName = "graph"
     data: DataOptions = field(default_factory=DataOptions)
     run_config: dict[str, Any] | None = None
+    uploads: Uploads = field(default_factory=Uploads)
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ class StudyRunner:
             context["attachment"] = attachment.described()
         return context
 
-    def publish(self, results: Sequence[Measured], folder: Path) -> list[Exception]:
+    def publish(self, results: Sequence[Measured], folder: Path, *, ends_curve: bool = False) -> list[Exception]:
         """Write, draw, log and print what was measured; to be called in rank 0.
 
         Records are written before pictures are drawn and figures are logged.
@@ -236,6 +240,7 @@ class StudyRunner:
         Args:
             results: From `measure`.
             folder: Where to write; a folder in it for each of several loaders.
+            ends_curve: Whether these results end a curve over training.
 
         Returns:
             What drawing and logging failed with, while the rest went on.
@@ -256,8 +261,15 @@ class StudyRunner:
                 figures |= more
             except Exception as error:  # an analysis, or a picture: the figures are still to be logged
                 failures.append(error)
-            loggers, step = self._trainer.loggers, self._trainer.global_step
-            failures += log_record(loggers, result.record, figures, step=step, prefix=result.prefix("ptq"))
+            failures += log_record(
+                self._trainer.loggers,
+                result.record,
+                figures,
+                step=self._trainer.global_step,
+                epoch=self._trainer.current_epoch,
+                prefix=result.prefix("ptq"),
+                whole=WholeStudy(folder / result.name, result.study, self._options.uploads, result.name, ends_curve),
+            )
             if self._bar is not None:
                 print_record(result.record, folder / result.name, answers=answers, console=self.console)
         return failures

@@ -16,7 +16,8 @@ import qcal.losses  # noqa: F401  # classes are known by their short names (`--m
 from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
 from qcal.cli.errors import UsageError
 from qcal.cli.parser import Parser, readable
-from qcal.cli.run import RunOptions, WandbOptions, choose_run_folder, make_loggers
+from qcal.cli.run import RunDescription, RunOptions, WandbOptions, choose_run_folder, make_loggers
+from qcal.cli.wandb_run import describing_tags
 from qcal.data import ImageDataModule
 from qcal.tasks import Classifier, check_fit
 
@@ -136,10 +137,11 @@ class QcalCLI(LightningCLI):
         given = config["callbacks"] or []
         kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), last]
         self._dump_config()
-        self._get(self.config_init, "ptq").run_config = self.config_dump
+        ptq, wandb = self._get(self.config_init, "ptq"), self._get(self.config_init, "wandb")
+        ptq.run_config, ptq.uploads = self.config_dump, wandb.uploads
         kwargs["default_root_dir"] = str(folder)
         if config["logger"] in (None, True):
-            kwargs["logger"] = make_loggers(name, folder, self._get(self.config_init, "wandb"), self.config_dump)
+            kwargs["logger"] = make_loggers(name, folder, wandb, self.config_dump, self._shown())
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -167,7 +169,9 @@ class QcalCLI(LightningCLI):
             return
         folder = Path(self.trainer.default_root_dir)
         print(f"Run      {folder}")
-        for offline in sorted(folder.glob("wandb/offline-run-*")):
+        offline = " ".join(str(part) for part in sorted(folder.glob("wandb/offline-run-*")))
+        if offline:
+            # A run that was resumed has several parts, which are uploaded in their order.
             print(f"W&B      offline; upload with: wandb sync {offline}")
 
     def _check_checkpoint(self) -> None:
@@ -178,6 +182,15 @@ class QcalCLI(LightningCLI):
                 "A run keeps them as <run folder>/checkpoints/last.ckpt and best.ckpt; relative paths start at "
                 f"{Path.cwd()}."
             )
+
+    def _shown(self) -> RunDescription:
+        """What Weights & Biases shows of the run besides its config."""
+        files = [Path(str(file)) for file in self._get(self.config, "config") or []]
+        scores = [*self.model.val_scores.keys(), *self.model.test_scores.keys()]
+        scores += [f"confidence/{name}" for name in self._get(self.config_init, "confidence").metrics]
+        losses = ["train/loss_epoch", "val/loss", "test/loss"]
+        tags = describing_tags(self.config_dump, files)
+        return RunDescription(self.subcommand or "fit", tags, [*losses, *scores])
 
     def _description(self) -> str:
         """What an unnamed run is called: data, network, regime and seed."""

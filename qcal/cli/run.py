@@ -4,13 +4,17 @@ import logging
 import netrc
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import ParseResult, urlparse
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from qcal.callbacks.wandb_artifacts import UploadKind, Uploads
+from qcal.cli.wandb_run import FINISH_TIMEOUT, INIT_TIMEOUT, RunLogger, find_identity
 
 from qcal.sweep.run_state import OWN_FILES
 
@@ -42,9 +46,16 @@ class WandbOptions:
             later with `wandb sync`. The variable WANDB_MODE decides for `auto` when it is set.
         project: Project the run belongs to.
         entity: User or team; your default one when not given.
-        group: Runs that belong together, for example a sweep.
-        tags: Labels to filter runs by.
+        group: Runs that belong together, for example a sweep; that of a Weights & Biases sweep when not given.
+        tags: Labels to filter runs by; regime, model and data set come before them.
         notes: Free text.
+        job_type: Kind of run, to filter by; the subcommand (`fit`, `test`) when not given.
+        upload: What becomes a versioned artifact: any of `record` (figures and pictures of the study), `logits` and
+            `checkpoint` (the best).
+        upload_limit_mb: An artifact of more megabytes stays in the run's folder, and a warning says so.
+
+    Raises:
+        ValueError: A tag that Weights & Biases would refuse, or a limit that is not positive.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -53,6 +64,38 @@ class WandbOptions:
     group: str | None = None
     tags: list[str] | None = None
     notes: str | None = None
+    job_type: str | None = None
+    upload: list[UploadKind] = field(default_factory=lambda: ["record", "logits", "checkpoint"])
+    upload_limit_mb: float = 200.0
+
+    def __post_init__(self) -> None:
+        """Refuse now what the server would refuse later."""
+        wrong = [tag for tag in self.tags or [] if not 1 <= len(tag) <= 64]
+        if wrong:
+            raise ValueError(
+                f"`tags` must each have 1 to 64 characters, got {wrong[0]!r}. Shorten it, or write it into `notes`."
+            )
+        _ = self.uploads
+
+    @property
+    def uploads(self) -> Uploads:
+        """What becomes an artifact."""
+        return Uploads(tuple(self.upload), self.upload_limit_mb)
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What Weights & Biases is told of a run besides its config.
+
+    Attributes:
+        job_type: Kind of run.
+        tags: Labels.
+        epoch_metrics: Metrics that are drawn over epochs.
+    """
+
+    job_type: str = "fit"
+    tags: Sequence[str] = ()
+    epoch_metrics: Sequence[str] = ()
 
 
 def choose_run_folder(options: RunOptions, description: str, *, resumed: bool) -> tuple[str, Path]:
@@ -86,15 +129,20 @@ def choose_run_folder(options: RunOptions, description: str, *, resumed: bool) -
 
 
 def make_loggers(
-    name: str, folder: Path, options: WandbOptions, config: dict[str, Any]
-) -> list[Logger]:  # Any: nested plain values
+    name: str,
+    folder: Path,
+    options: WandbOptions,
+    config: dict[str, Any],  # Any: nested plain values
+    description: RunDescription = RunDescription(),
+) -> list[Logger]:
     """CSV in the run's folder, first, so that checkpoints go there too; and Weights & Biases unless it is disabled.
 
     Args:
         name: The run's name.
-        folder: The run's folder.
+        folder: The run's folder; where an earlier part of the run left who it is, that one goes on.
         options: For Weights & Biases.
         config: The whole config, which its run shows.
+        description: What else its run shows.
 
     Returns:
         The loggers; no file is written before the trainer starts.
@@ -103,23 +151,45 @@ def make_loggers(
     mode = _wandb_mode(options)
     if mode == "disabled":
         return [csv]
-    from wandb import Settings  # here, because it takes seconds and disabled runs do not need it
-
-    wandb = WandbLogger(
-        name=name,
-        save_dir=str(folder),
+    wandb = RunLogger(
+        folder,
+        find_identity(folder, name),
+        epoch_metrics=description.epoch_metrics,
+        uploads=options.uploads,
+        may_go_offline=options.mode == "auto" and not os.environ.get("WANDB_MODE"),
         project=options.project,
         entity=options.entity,
-        group=options.group,
-        tags=options.tags,
+        group=options.group or _group_of_environment(),
+        job_type=options.job_type or os.environ.get("WANDB_JOB_TYPE") or description.job_type,
+        tags=_joined_tags(description.tags, options.tags),
         notes=options.notes,
         config=config,
         mode=mode,
-        dir=str(folder),
-        # Offline there is no page to point to: the command says at the end where the run is and how to upload it.
-        settings=Settings(silent=mode == "offline"),
+        settings=_settings(mode),
     )
     return [csv, wandb]
+
+
+def _settings(mode: str) -> Any:  # Any: `wandb.Settings`, whose package takes seconds to import
+    from wandb import Settings
+
+    # Offline there is no page to point to: the command says at the end where the run is and how to upload it.
+    settings = Settings(silent=mode == "offline", init_timeout=INIT_TIMEOUT)
+    if "finish_timeout" in Settings.model_fields:  # not in the oldest wandb that works
+        settings.finish_timeout = FINISH_TIMEOUT
+    return settings
+
+
+def _group_of_environment() -> str | None:
+    """What wandb is told by its own variables: a group, or the sweep whose agent runs this."""
+    sweep = os.environ.get("WANDB_SWEEP_ID")
+    return os.environ.get("WANDB_RUN_GROUP") or (f"sweep-{sweep}" if sweep else None)
+
+
+def _joined_tags(describing: Sequence[str], asked: Sequence[str] | None) -> list[str]:
+    """The run's own tags, those asked for and those of WANDB_TAGS, each once."""
+    variable = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
+    return list(dict.fromkeys(tag for tag in (*describing, *(asked or ()), *variable) if tag))
 
 
 def _wandb_mode(options: WandbOptions) -> str:

@@ -27,6 +27,14 @@ class WandbRun:
     summary: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     project: str = ""
+    id: str = ""
+    group: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """By name, or by pattern: `step_metric`, and `options` and `summary` as wandb's own messages."""
+    artifacts: list[Any] = field(default_factory=list)
+    """wandb's own messages, in the order they were logged."""
     finished: bool = False
 
 
@@ -50,7 +58,8 @@ def _parse(content: bytes) -> WandbRun:
         record.ParseFromString(frame)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            run.name, run.project = record.run.display_name, record.run.project
+            run.name, run.project, run.id = record.run.display_name, record.run.project, record.run.run_id
+            run.group, run.job_type, run.tags = record.run.run_group, record.run.job_type, list(record.run.tags)
             _update(run.config, record.run.config.update)
         elif kind == "config":
             _update(run.config, record.config.update)
@@ -58,6 +67,12 @@ def _parse(content: bytes) -> WandbRun:
             run.history.append(_update({}, record.history.item))
         elif kind == "summary":
             _update(run.summary, record.summary.update)
+            for item in record.summary.remove:
+                run.summary.pop(".".join(item.nested_key) or item.key, None)
+        elif kind == "metric":
+            run.metrics[record.metric.name or record.metric.glob_name] = record.metric
+        elif kind == "artifact":
+            run.artifacts.append(record.artifact)
         elif kind == "exit":
             run.finished = True
     return run

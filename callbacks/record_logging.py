@@ -41,8 +41,7 @@ def log_record(
     metrics, failures = flat_metrics(record, prefix), []
     for logger in loggers:
         if _is_a(logger, "WandbLogger"):
-            run: Any = getattr(logger, "experiment", None)  # as in `_senders`
-            study = WandbStudy(run, record, metrics, prefix, step, epoch)
+            study = WandbStudy(logger, record, metrics, prefix, step, epoch)
             failures += _attempt(study.point() if whole is None else study.whole(whole))
         else:
             failures += _attempt([partial(logger.log_metrics, metrics, step)])
@@ -72,11 +71,13 @@ def flat_metrics(record: Record, prefix: str = "ptq") -> dict[str, float]:
 def _senders(
     logger: Logger, figures: Mapping[str, Figure], step: int, prefix: str
 ) -> list[Callable[[], Any]]:  # Any: what a logger returns is not used
+    named = {f"{prefix}/{name}": figure for name, figure in figures.items()}
+    if not named:
+        return []
+    if _is_a(logger, "WandbLogger"):
+        return [partial(log_figures_to_wandb, logger, named, step=step)]
     # Any: what is behind a logger is its own package's, which is imported only where it is used.
     experiment: Any = getattr(logger, "experiment", None)
-    named = {f"{prefix}/{name}": figure for name, figure in figures.items()}
-    if _is_a(logger, "WandbLogger") and named:
-        return [partial(log_figures_to_wandb, experiment, named, step=step)]
     if _is_a(logger, "TensorBoardLogger"):
         # Left open, for the loggers that come after it.
         return [partial(experiment.add_figure, name, figure, step, close=False) for name, figure in named.items()]

@@ -56,7 +56,7 @@ class WandbStudy:
     """One study on its way to a run.
 
     Attributes:
-        run: Of wandb (Any: its package is imported only where it is used).
+        logger: Lightning's, of either of its packages (Any: its `experiment` is declared by no common class).
         record: What was measured.
         metrics: The record as `<prefix>/<setting>/<figure>`.
         prefix: Before every key.
@@ -64,7 +64,7 @@ class WandbStudy:
         epoch: Epochs trained so far.
     """
 
-    run: Any
+    logger: Any
     record: Record
     metrics: Mapping[str, float]
     prefix: str
@@ -81,8 +81,12 @@ class WandbStudy:
         if whole.ends_curve:
             steps.append(self._log_curve)
         steps += [self._log_settings, partial(self._log_tables, whole.study), self._summarize]
-        artifacts = partial(log_study_artifacts, self.run, self.record, whole.folder, whole.uploads)
-        return [*steps, partial(artifacts, loader=whole.loader)]
+        return [*steps, partial(self._log_artifacts, whole)]
+
+    @property
+    def run(self) -> Any:  # Any: of wandb, whose package is imported only where it is used
+        """The run; where it cannot be begun, what is asked of it fails and the other loggers go on."""
+        return self.logger.experiment
 
     def _log_metrics(self) -> None:
         self._define(self.metrics, f"{self.prefix}/epoch")
@@ -118,6 +122,9 @@ class WandbStudy:
             made = {name: wandb.Table(columns=list(columns), data=rows) for name, (columns, rows) in tables.items()}
             self._log({f"{self.prefix}/{name}": table for name, table in made.items()})
 
+    def _log_artifacts(self, whole: WholeStudy) -> None:
+        log_study_artifacts(self.run, self.record, whole.folder, whole.uploads, loader=whole.loader)
+
     def _summarize(self) -> None:
         """Say what this study found; what only an earlier one did is taken out, or it would pass for this one's."""
         summary = self.run.summary
@@ -148,11 +155,11 @@ def define_metrics(run: Any, names: Iterable[str], axis: str, **options: Any) ->
         run.define_metric(name, step_metric=axis, **options)
 
 
-def log_figures_to_wandb(run: Any, figures: Mapping[str, Figure], *, step: int) -> None:
-    """Log pictures by their full names, in one row. Any: a run of wandb."""
+def log_figures_to_wandb(logger: Any, figures: Mapping[str, Figure], *, step: int) -> None:
+    """Log pictures by their full names, in one row. Any: Lightning's logger, as above."""
     import wandb  # as above
 
-    run.log({**{name: wandb.Image(figure) for name, figure in figures.items()}, STEP: step})
+    logger.experiment.log({**{name: wandb.Image(figure) for name, figure in figures.items()}, STEP: step})
 
 
 def _provenance(record: Record) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 import netrc
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -218,15 +219,22 @@ def _is_logged_in() -> bool:
 
 
 def _server_answers(timeout: float = 3.0) -> bool:
-    """Whether the server can be reached at all; wandb itself would wait for minutes."""
-    server = _server()
-    try:
-        with socket.create_connection(
-            (server.hostname or "", server.port or (443 if server.scheme == "https" else 80)), timeout=timeout
-        ):
-            return True
-    except OSError:
-        return False
+    """Whether the server can be reached at all, within `timeout` seconds; wandb itself would wait for minutes."""
+    server, answers = _server(), threading.Event()
+    address = (server.hostname or "", server.port or (443 if server.scheme == "https" else 80))
+
+    def ask() -> None:
+        try:
+            socket.create_connection(address, timeout=timeout).close()
+        except OSError:
+            return
+        answers.set()
+
+    # Beside this thread, because no timeout holds for looking the name up, which without a network may take long.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout)
+    return answers.is_set()
 
 
 def _server() -> ParseResult:

@@ -59,6 +59,7 @@ class RunLogger(WandbLogger):
         **settings: Any,
     ) -> None:
         super().__init__(save_dir=str(folder), dir=str(folder), id=identity.id, name=identity.name, **settings)
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it has no effect any more
         self._folder, self._epoch_metrics = folder, tuple(epoch_metrics)
         self._uploads = uploads or Uploads(())
         self._may_go_offline = may_go_offline
@@ -103,14 +104,16 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """The end of a fit: put the best score into the summary, and upload its checkpoint if that is wanted."""
+        """Put the best score into the summary, upload its checkpoint if that is wanted, and end the run."""
         super().finalize(status)
-        if status != "success" or self._best is None or not self._best.best_model_path:
-            return
         try:
-            self._keep_best(self._best)
+            if status == "success" and self._best is not None and self._best.best_model_path:
+                self._keep_best(self._best)
+            # Not left to the end of the process: one that a strategy has forked ends without it, and writes nothing.
+            if self._experiment is not None:
+                self._experiment.finish(exit_code=int(status != "success"))
         except Exception as error:  # of a server or a disk: training has ended well
-            log.error("The best checkpoint was not logged to Weights & Biases: %s", error, exc_info=error)
+            log.error("The run's end was not logged to Weights & Biases: %s", error, exc_info=error)
 
     def _keep_best(self, best: ModelCheckpoint) -> None:
         score = None if best.best_model_score is None else best.best_model_score.item()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from qcal.callbacks import PostTrainingQuantization, Uploads
 from qcal.callbacks.record_logging import log_record
@@ -307,6 +307,20 @@ def test_a_run_that_is_disabled_takes_everything(tmp_path: Path, monkeypatch: py
     wandb.finish()
     wandb.teardown()
     assert callback.record is not None
+
+
+def test_a_run_that_fails_leaves_the_other_loggers_theirs(tmp_path: Path) -> None:
+    class Broken(WandbLogger):
+        @property
+        def experiment(self) -> Any:
+            raise OSError("no run")
+
+    csv, record = CSVLogger(tmp_path, name="", version=""), _record(0.2, 0.5, "w4a8")
+    rest = WholeStudy(tmp_path)
+    failures = log_record([Broken(save_dir=tmp_path), csv], record, {}, step=3, epoch=1, whole=rest)
+    csv.save()
+    assert {str(failure) for failure in failures} == {"no run"}
+    assert "ptq/w4a8/swap_rate" in (tmp_path / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,21 @@ def test_with_a_key_but_no_server_the_run_is_offline(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     assert run._wandb_mode(WandbOptions()) == "offline"
+
+
+def test_a_name_that_is_looked_up_for_ever_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    over = threading.Event()
+
+    def look_up(*_args: object, **_kwargs: object) -> None:
+        over.wait(30)
+        raise OSError("no name server")
+
+    monkeypatch.setattr(socket, "create_connection", look_up)
+    before = time.monotonic()
+    assert run._wandb_mode(WandbOptions()) == "offline"
+    assert time.monotonic() - before < 10
+    over.set()
 
 
 @pytest.mark.parametrize("by", ["variable", "netrc"])

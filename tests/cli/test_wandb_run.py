@@ -3,6 +3,8 @@
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from qcal.cli.wandb_run import IDENTITY_FILE, describing_tags, earlier_studies, 
 from tests.cli.test_entry import SMALL
 from tests.support.wandb_file import WandbRun, read_run
 
+ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = (
     "MODE",
     "API_KEY",
@@ -109,6 +112,28 @@ def test_a_run_shows_what_it_is_keeps_its_best_and_goes_on_as_itself(
     assert [row["ptq/epoch"] for row in second.history if "ptq/w3a8/swap_rate" in row] == [2]
     assert [row["ptq/setting_index-2"] for row in second.history if "ptq/settings-2/swap_rate" in row] == [0, 1]
     assert not any("ptq/settings/swap_rate" in row for row in second.history)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_whole_run(tmp_path: Path) -> None:
+    # From a process of its own: autograd that ran before cannot be forked.
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp_fork"]
+    arguments = [sys.executable, str(ROOT / "train.py"), "fit", *SMALL, *two, "--run.dir", str(tmp_path / "run")]
+    subprocess.run(arguments, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    (part,) = _parts(tmp_path / "run")
+    assert [row["trainer/global_step"] for row in part.history if "val/accuracy" in row] == [
+        0
+    ]  # one step of two halves
+    assert {artifact.type for artifact in part.artifacts} == {"qcal-record", "qcal-logits", "model", "run_table"}
+    assert "ptq/w3a8/swap_rate" in part.summary
+
+
+def test_a_run_that_breaks_is_ended_as_one(tmp_path: Path) -> None:
+    logger: Any = _logger(tmp_path / "run", WandbOptions(mode="offline"), RunDescription())
+    logger.experiment.log({"a": 1})
+    logger.finalize("failed")
+    (part,) = _parts(tmp_path / "run")
+    assert (part.exit_code, part.artifacts) == (1, [])
 
 
 def test_what_is_not_wanted_is_not_uploaded(tmp_path: Path) -> None:

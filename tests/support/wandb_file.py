@@ -35,6 +35,7 @@ class WandbRun:
     """By name, or by pattern: `step_metric`, and `options` and `summary` as wandb's own messages."""
     artifacts: list[Any] = field(default_factory=list)
     """wandb's own messages, in the order they were logged."""
+    exit_code: int = 0
     finished: bool = False
 
 
@@ -74,7 +75,7 @@ def _parse(content: bytes) -> WandbRun:
         elif kind == "artifact":
             run.artifacts.append(record.artifact)
         elif kind == "exit":
-            run.finished = True
+            run.finished, run.exit_code = True, record.exit.exit_code
     return run
 
 

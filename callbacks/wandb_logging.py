@@ -29,7 +29,7 @@ from qcal.robustness import Comparison, Record, Study
 STEP = "trainer/global_step"
 """Lightning's axis, which every row holds."""
 _FIGURES = frozenset(column.name for column in fields(Comparison))
-_TEXTS = ("weights", "split", "num_images", "errors")
+_PROVENANCE = ("weights", "split", "num_images", "errors")
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class WandbStudy:
         summary.update({**self.metrics, **texts})
 
     def _is_own(self, key: str) -> bool:
-        """Whether a study of this prefix writes the key: `<prefix>/<setting>/<figure>`, or a text."""
+        """Whether a study of this prefix writes the key: `<prefix>/<setting>/<figure>`, or what it is of."""
         first, *rest = key.removeprefix(f"{self.prefix}/").split("/")
         if not key.startswith(f"{self.prefix}/"):
             return False
-        return first in _TEXTS if not rest else len(rest) == 1 and rest[0] in _FIGURES
+        return first in _PROVENANCE if not rest else len(rest) == 1 and rest[0] in _FIGURES
 
     def _log(self, values: Mapping[str, Any]) -> None:  # Any: numbers, tables
         self.run.log({**values, f"{self.prefix}/epoch": self.epoch, STEP: self.step})

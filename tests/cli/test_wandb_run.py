@@ -226,6 +226,13 @@ def test_studies_are_counted_a_loader() -> None:
     assert earlier_studies(root) == {"ptq/studies": 2, "ptq/clean/studies": 1, "ptq/dark/studies": 1}
 
 
+def test_waiting_for_a_server_has_an_end(tmp_path: Path) -> None:
+    logger: Any = _logger(tmp_path, WandbOptions(mode="online"), RunDescription())
+    settings = logger._wandb_init["settings"]
+    assert (settings.init_timeout, settings.finish_timeout) == (30, 600)  # the oldest wandb has no second one
+    assert logger._wandb_init["resume"] == "allow"
+
+
 def test_nothing_is_written_before_the_run_begins(tmp_path: Path) -> None:
     make_loggers("mine", tmp_path / "run", WandbOptions(mode="offline"), {})
     assert not (tmp_path / "run").exists()

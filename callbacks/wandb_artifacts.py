@@ -24,8 +24,8 @@ class Uploads:
     """What becomes an artifact.
 
     Args:
-        kinds: Any of `record` (`records.json`, `records.csv` and the pictures as PNG), `logits` (`logits.npz`) and
-            `checkpoint` (the best one; only the command line of qcal uploads it).
+        kinds: Any of `record` (`records.json`, `records.csv`, `analysis.json` and the pictures as PNG), `logits`
+            (`logits.npz`) and `checkpoint` (the best one; only the command line of qcal uploads it).
         limit_mb: An artifact of more megabytes (10^6 bytes) stays in the run's folder, and a warning says so.
 
     Raises:
@@ -72,7 +72,8 @@ def log_study_artifacts(run: Any, record: Record, folder: Path, uploads: Uploads
         loader: Name of the loader, where there are several; it ends the artifacts' names.
     """
     pictures = sorted((folder / "figures").glob("*.png"))
-    files = {"record": [folder / "records.json", folder / "records.csv", *pictures], "logits": [folder / "logits.npz"]}
+    texts = [folder / name for name in ("records.json", "records.csv", "analysis.json")]
+    files = {"record": [*texts, *pictures], "logits": [folder / "logits.npz"]}
     kinds: tuple[UploadKind, ...] = ("record", "logits")
     for kind in kinds:
         name = _named("qcal", kind, run.id, loader)

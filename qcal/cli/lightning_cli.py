@@ -141,7 +141,7 @@ class QcalCLI(LightningCLI):
         ptq.run_config, ptq.uploads = self.config_dump, wandb.uploads
         kwargs["default_root_dir"] = str(folder)
         if config["logger"] in (None, True):
-            kwargs["logger"] = make_loggers(name, folder, wandb, self.config_dump, self._shown())
+            kwargs["logger"] = make_loggers(name, folder, wandb, self.config_dump, self._shown(goes_on=resumed))
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -183,14 +183,14 @@ class QcalCLI(LightningCLI):
                 f"{Path.cwd()}."
             )
 
-    def _shown(self) -> RunDescription:
+    def _shown(self, *, goes_on: bool) -> RunDescription:
         """What Weights & Biases shows of the run besides its config."""
         files = [Path(str(file)) for file in self._get(self.config, "config") or []]
         scores = [*self.model.val_scores.keys(), *self.model.test_scores.keys()]
         scores += [f"confidence/{name}" for name in self._get(self.config_init, "confidence").metrics]
         losses = ["train/loss_epoch", "val/loss", "test/loss"]
         tags = describing_tags(self.config_dump, files)
-        return RunDescription(self.subcommand or "fit", tags, [*losses, *scores])
+        return RunDescription(self.subcommand or "fit", tags, [*losses, *scores], goes_on)
 
     def _description(self) -> str:
         """What an unnamed run is called: data, network, regime and seed."""

@@ -16,7 +16,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from qcal.callbacks.wandb_artifacts import UploadKind, Uploads
 from qcal.cli.wandb_run import FINISH_TIMEOUT, INIT_TIMEOUT, RunLogger, find_identity
-
 from qcal.sweep.run_state import OWN_FILES
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,8 @@ class WandbOptions:
         project: Project the run belongs to.
         entity: User or team; your default one when not given.
         group: Runs that belong together, for example a sweep; that of a Weights & Biases sweep when not given.
-        tags: Labels to filter runs by; regime, model and data set come before them.
+        tags: Labels to filter runs by. `regime:...`, `model:...` and `data:...` come before them, but for those kinds
+            that are among them.
         notes: Free text.
         job_type: Kind of run, to filter by; the subcommand (`fit`, `test`) when not given.
         upload: What becomes a versioned artifact: any of `record` (figures and pictures of the study), `logits` and
@@ -90,13 +90,15 @@ class RunDescription:
 
     Attributes:
         job_type: Kind of run.
-        tags: Labels.
+        tags: Labels, each with its kind and a colon before it.
         epoch_metrics: Metrics that are drawn over epochs.
+        goes_on: Whether it begins where an earlier part in the same folder left off.
     """
 
     job_type: str = "fit"
     tags: Sequence[str] = ()
     epoch_metrics: Sequence[str] = ()
+    goes_on: bool = False
 
 
 def choose_run_folder(options: RunOptions, description: str, *, resumed: bool) -> tuple[str, Path]:
@@ -140,7 +142,7 @@ def make_loggers(
 
     Args:
         name: The run's name.
-        folder: The run's folder; where an earlier part of the run left who it is, that one goes on.
+        folder: The run's folder.
         options: For Weights & Biases.
         config: The whole config, which its run shows.
         description: What else its run shows.
@@ -154,7 +156,8 @@ def make_loggers(
         return [csv]
     wandb = RunLogger(
         folder,
-        find_identity(folder, name),
+        find_identity(folder, name, goes_on=description.goes_on),
+        goes_on=description.goes_on,
         epoch_metrics=description.epoch_metrics,
         uploads=options.uploads,
         may_go_offline=options.mode == "auto" and not os.environ.get("WANDB_MODE"),
@@ -188,9 +191,11 @@ def _group_of_environment() -> str | None:
 
 
 def _joined_tags(describing: Sequence[str], asked: Sequence[str] | None) -> list[str]:
-    """The run's own tags, those asked for and those of WANDB_TAGS, each once."""
+    """The run's own tags, but of kinds that are asked for, then those asked for and those of WANDB_TAGS, each once."""
     variable = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
-    return list(dict.fromkeys(tag for tag in (*describing, *(asked or ()), *variable) if tag))
+    given = [tag for tag in (*(asked or ()), *variable) if tag]
+    kinds = {tag.partition(":")[0] for tag in given if ":" in tag}
+    return list(dict.fromkeys([*(tag for tag in describing if tag.partition(":")[0] not in kinds), *given]))
 
 
 def _wandb_mode(options: WandbOptions) -> str:

@@ -38,6 +38,7 @@ class RunLogger(WandbLogger):
     Args:
         folder: Of the run; who it is in Weights & Biases is kept there.
         identity: Who that is.
+        goes_on: Whether the folder holds an earlier part of it.
         epoch_metrics: Metrics that are drawn over epochs; all others over steps.
         uploads: Whether the best checkpoint becomes an artifact.
         may_go_offline: Whether a server that does not start the run leaves it offline, with a warning; else that is an
@@ -53,6 +54,7 @@ class RunLogger(WandbLogger):
         folder: Path,
         identity: "Identity",
         *,
+        goes_on: bool = False,
         epoch_metrics: Sequence[str] = (),
         uploads: Uploads | None = None,
         may_go_offline: bool = False,
@@ -60,7 +62,7 @@ class RunLogger(WandbLogger):
     ) -> None:
         super().__init__(save_dir=str(folder), dir=str(folder), id=identity.id, name=identity.name, **settings)
         self._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it has no effect any more
-        self._folder, self._epoch_metrics = folder, tuple(epoch_metrics)
+        self._folder, self._goes_on, self._epoch_metrics = folder, goes_on, tuple(epoch_metrics)
         self._uploads = uploads or Uploads(())
         self._may_go_offline = may_go_offline
         self._best: ModelCheckpoint | None = None
@@ -75,7 +77,7 @@ class RunLogger(WandbLogger):
             keep_identity(self._folder, Identity(str(run.id), str(run.name)))
             # Offline nothing else remembers them, and a second study must not be taken for the first.
             known = set(run.summary.keys())
-            earlier = earlier_studies(self._folder)
+            earlier = earlier_studies(self._folder) if self._goes_on else {}
             run.summary.update({key: count for key, count in earlier.items() if key not in known})
         return self._experiment
 
@@ -136,14 +138,15 @@ class Identity:
     name: str
 
 
-def find_identity(folder: Path, name: str) -> Identity:
-    """Who the run in a folder is: who an earlier part of it was, or someone new.
+def find_identity(folder: Path, name: str, *, goes_on: bool = False) -> Identity:
+    """Who the run in a folder is: who the part of it was that it goes on from, or someone new.
 
     WANDB_RUN_ID goes before both; an agent sets it.
 
     Args:
         folder: Of the run; it need not exist.
         name: Of a new run.
+        goes_on: Whether it goes on; one that was killed and begins anew would turn the axes of the old one back.
 
     Example:
         >>> found = find_identity(Path("a folder that is not there"), "mine")
@@ -151,7 +154,7 @@ def find_identity(folder: Path, name: str) -> Identity:
         (8, 'mine')
     """
     kept, asked = folder / IDENTITY_FILE, os.environ.get("WANDB_RUN_ID")
-    if kept.is_file():
+    if goes_on and kept.is_file():
         known = Identity(**json.loads(kept.read_text(encoding="utf-8")))
         return Identity(asked or known.id, known.name)
     return Identity(asked or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)), name)
@@ -184,8 +187,10 @@ def describing_tags(config: Mapping[str, Any], config_files: Sequence[Path]) -> 
     Example:
         >>> network = {"class_path": "qcal.models.CifarResNet", "init_args": {"depth": 20}}
         >>> config = {"model": {"model": network, "loss": None}, "data": {"class_path": "qcal.data.CIFAR10"}}
-        >>> describing_tags(config, [Path("configs/regimes/focal.yaml")]), describing_tags(config, [])
-        (['focal', 'CifarResNet20', 'CIFAR10'], ['CrossEntropyLoss', 'CifarResNet20', 'CIFAR10'])
+        >>> describing_tags(config, [Path("configs/regimes/focal.yaml")])
+        ['regime:focal', 'model:CifarResNet20', 'data:CIFAR10']
+        >>> describing_tags(config, [])[0]
+        'regime:CrossEntropyLoss'
     """
     model = config["model"]
     regimes = [file.stem for file in config_files if file.parent.name == _REGIMES][-1:]
@@ -194,8 +199,8 @@ def describing_tags(config: Mapping[str, Any], config_files: Sequence[Path]) -> 
         regimes = [_class_name(model.get("loss")) or "CrossEntropyLoss", *([_class_name(mixing)] if mixing else [])]
     arguments = model["model"].get("init_args") or {}
     network = str(arguments.get("name") or f"{_class_name(model['model'])}{arguments.get('depth', '')}")
-    tags = [*regimes, network, _class_name(config["data"])]
-    return list(dict.fromkeys(tag[:_LONGEST_TAG] for tag in tags if tag))
+    tags = [*(f"regime:{regime}" for regime in regimes), f"model:{network}", f"data:{_class_name(config['data'])}"]
+    return [tag[:_LONGEST_TAG] for tag in tags]
 
 
 def _class_name(part: Mapping[str, Any] | None) -> str:  # Any: as above

@@ -77,7 +77,7 @@ def test_a_run_shows_what_it_is_keeps_its_best_and_goes_on_as_itself(
     (first,) = _parts(folder)
     assert first.name.startswith("digits-cifarresnet-focal-seed0-")
     assert (first.project, first.group, first.job_type) == ("elsewhere", "together", "fit")
-    assert first.tags == ["focal", "CifarResNet8", "Digits", "mine"]
+    assert first.tags == ["regime:focal", "model:CifarResNet8", "data:Digits", "mine"]
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     for group in ("model", "data", "trainer", "ptq", "checkpoint"):
         assert first.config[group].keys() == saved[group].keys()
@@ -147,7 +147,7 @@ def test_a_test_is_a_run_of_another_kind(tmp_path: Path) -> None:
     (part,) = _parts(tmp_path / "run")
     assert part.job_type == "test"
     assert {artifact.type for artifact in part.artifacts} == {"run_table"}
-    assert part.tags == ["CrossEntropyLoss", "CifarResNet8", "Digits"]
+    assert part.tags == ["regime:CrossEntropyLoss", "model:CifarResNet8", "data:Digits"]
     assert part.metrics["test/accuracy"].step_metric == "epoch"
 
 
@@ -200,10 +200,15 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_variables_of_wandb_are_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SWEEP_ID": "s1", "RUN_ID": "agent7", "TAGS": "night, mine", "JOB_TYPE": "probe"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    logger: Any = _logger(tmp_path, WandbOptions(mode="offline", tags=["mine"]), RunDescription("fit", ["focal"]))
+    logger: Any = _logger(
+        tmp_path, WandbOptions(mode="offline", tags=["mine"]), RunDescription("fit", ["regime:focal"])
+    )
     asked = logger._wandb_init
     assert (asked["group"], asked["id"], asked["job_type"]) == ("sweep-s1", "agent7", "probe")
-    assert asked["tags"] == ["focal", "mine", "night"]
+    assert asked["tags"] == ["regime:focal", "mine", "night"]
+    monkeypatch.setenv("WANDB_TAGS", "regime:dial=-0.5")
+    logger = _logger(tmp_path, WandbOptions(mode="offline"), RunDescription("fit", ["regime:dial", "data:Digits"]))
+    assert logger._wandb_init["tags"] == ["data:Digits", "regime:dial=-0.5"]
     monkeypatch.setenv("WANDB_RUN_GROUP", "named")
     logger = _logger(tmp_path, WandbOptions(mode="offline"), RunDescription())
     assert logger._wandb_init["group"] == "named"
@@ -215,7 +220,15 @@ def test_a_folder_keeps_who_its_run_is(tmp_path: Path) -> None:
     new = find_identity(tmp_path, "first")
     assert new.id != find_identity(tmp_path, "first").id
     keep_identity(tmp_path / "run", new)
-    assert find_identity(tmp_path / "run", "second") == new
+    assert find_identity(tmp_path / "run", "second", goes_on=True) == new
+
+
+def test_a_run_that_begins_anew_in_its_folder_is_another(tmp_path: Path) -> None:
+    old = find_identity(tmp_path, "first")
+    keep_identity(tmp_path, old)
+    new = find_identity(tmp_path, "second")
+    assert new.id != old.id
+    assert new.name == "second"
 
 
 def test_studies_are_counted_a_loader() -> None:
@@ -248,11 +261,19 @@ def test_only_the_first_process_begins_a_run(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("model", "files", "tags"),
     [
-        ({"loss": {"class_path": "qcal.losses.DualFocalLoss"}}, [], ["DualFocalLoss", "resnet18", "Digits"]),
-        ({"loss": None, "batch_transform": {"class_path": "a.Mixup"}}, [], ["CrossEntropyLoss", "Mixup"]),
-        ({}, ["configs/default.yaml", "regimes/focal.yaml", "mine/regimes/dial.yaml"], ["dial", "resnet18"]),
-        ({}, ["focal.yaml"], ["CrossEntropyLoss"]),
-        ({}, [f"regimes/{'x' * 70}.yaml"], ["x" * 64]),
+        (
+            {"loss": {"class_path": "qcal.losses.DualFocalLoss"}},
+            [],
+            ["regime:DualFocalLoss", "model:resnet18", "data:Digits"],
+        ),
+        ({"loss": None, "batch_transform": {"class_path": "a.Mixup"}}, [], ["regime:CrossEntropyLoss", "regime:Mixup"]),
+        (
+            {},
+            ["configs/default.yaml", "regimes/focal.yaml", "mine/regimes/dial.yaml"],
+            ["regime:dial", "model:resnet18"],
+        ),
+        ({}, ["focal.yaml"], ["regime:CrossEntropyLoss"]),
+        ({}, [f"regimes/{'x' * 70}.yaml"], ["regime:" + "x" * 57]),
     ],
 )
 def test_tags_are_the_words_that_were_used(model: dict[str, Any], files: list[str], tags: list[str]) -> None:

@@ -79,7 +79,7 @@ def lay_out(settings: Sequence[str], prefix: str = "ptq") -> list[Section]:
         Section("At which setting does a network break?", _grid(prefix)),
         Section("When in training?", _training(settings, prefix)),
         Section("On which predictions?", _predictions(prefix), columns=2),
-        Section("Does recalibration repair the probabilities?", _temperature()),
+        Section("Does recalibration repair the probabilities?", _temperature(prefix)),
     ]
 
 
@@ -138,16 +138,18 @@ def _predictions(prefix: str) -> tuple[Panel, ...]:
         Panel("table", "Swaps by float confidence", (f"{prefix}/swap_curves",)),
         Panel("table", "All settings", (f"{prefix}/settings",)),
         Panel("pictures", "Swaps", (f"{prefix}/swaps",)),
+        Panel("pictures", "Swaps by float confidence", (f"{prefix}/swap_curve",)),
         Panel("pictures", "Reliability", (f"{prefix}/reliability",)),
         Panel("pictures", "Reliability over training", ("confidence/reliability",)),
     )
 
 
-def _temperature() -> tuple[Panel, ...]:
+def _temperature(prefix: str) -> tuple[Panel, ...]:
     return (
         Panel("bars", "Temperature", ("temperature/value",)),
         Panel("bars", "ECE before and after", ("temperature/ece_before", "temperature/ece_after")),
         Panel("bars", "NLL before and after", ("temperature/nll_before", "temperature/nll_after")),
+        Panel("pictures", "Quantized, repaired", (f"{prefix}/repair",)),
     )
 
 

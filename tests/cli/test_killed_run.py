@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from qcal.robustness import SCHEMA_VERSION
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--data.train_size", "256", "--data.range_estimation_size", "64", "--model.model.init_args.width", "4"]
 
@@ -40,4 +42,4 @@ def test_a_killed_run_leaves_its_last_checkpoint_loadable_and_no_half_record(mom
         process.wait()
     assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
     for record in (tmp_path / "run").glob("ptq/records.json"):
-        assert json.loads(record.read_text())["schema_version"] == 1
+        assert json.loads(record.read_text())["schema_version"] == SCHEMA_VERSION

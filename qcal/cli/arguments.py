@@ -11,7 +11,7 @@ from qcal.cli.errors import UsageError
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 # Those that are not Lightning's and have arguments of their own.
-TOOLS = ("sweep",)
+TOOLS = ("sweep", "report")
 _CONFIG_FLAGS = ("-c", "--config")
 _SWEEPS = "sweeps/"
 

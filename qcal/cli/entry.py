@@ -11,7 +11,7 @@ from qcal.cli.errors import UsageError, report_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand: `fit`, `validate`, `test` or `predict`; or `sweep`, which runs many.
+    """Run a subcommand: `fit`, `validate`, `test` or `predict`; or `sweep`, which runs many, or `report`.
 
     Args:
         argv: The arguments after the program's name; those of the process when not given.

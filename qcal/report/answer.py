@@ -43,7 +43,7 @@ def dilemma_answer(chapter: Chapter, found: Sequence[Association]) -> str:
     measure = _WORDS[found[0].measure]
     runs = f"{_count(len(chapter.runs), 'run')} of {_count(len(chapter.regimes), 'regime')}"
     unknown = f"Whether a more {measure} network loses less to quantization cannot be told from these runs"
-    enough = [each for each in found if each.num_runs >= FEWEST_RUNS and each.partial.value is not None]
+    enough = [each for each in found if each.num_runs >= FEWEST_RUNS and each.plain.value is not None]
     if not enough:
         return (
             f"{unknown}: there are {len(chapter.runs)}, and a correlation takes at least {FEWEST_RUNS} whose accuracy "
@@ -97,11 +97,14 @@ def compared_answer(chapter: Chapter, found: Sequence[RegimeComparison]) -> str:
             f"{unknown}: in none of {of}, can the two be told apart; nearest is {best.regime} at {best.setting}, "
             f"{_points(best)}, corrected p {best.holm_p:.2g}."
         )
-    parts = [f"{each.regime} at {each.setting} ({_points(each)})" for each in told[:_MOST_NAMED]]
+    parts = [
+        f"{'more' if each.difference.mean > 0 else 'less'} error to {each.regime} at {each.setting} ({_points(each)})"
+        for each in told[:_MOST_NAMED]
+    ]
     rest = "" if len(told) <= _MOST_NAMED else ", the largest of which are shown"
     return (
-        f"Beside {BASELINE}, the error that quantization adds differs by {'; by '.join(parts)}: {len(told)} of {of} "
-        f"{'is' if len(told) == 1 else 'are'} told apart at {ALPHA:g}{rest}."
+        f"Beside {BASELINE}, quantization added {', '.join(parts)}: in {len(told)} of {of}, the two are told apart at "
+        f"{ALPHA:g}{rest}."
     )
 
 
@@ -142,6 +145,12 @@ def _not_told(found: Sequence[Association], runs: str) -> str:
     by_accuracy = [each for each in found if each.verdict == "follows accuracy"]
     if by_accuracy:
         one = max(by_accuracy, key=lambda each: abs(each.plain.value or 0))
+        if one.partial.value is None:
+            return (
+                f"over {runs} the two are correlated at {one.setting} ({_signed(one.plain.value)}, "
+                f"{_range(one.plain.runs_jointly)}), but float accuracy ranks the runs alike, so that with it held "
+                "fixed nothing is left to correlate."
+            )
         return (
             f"over {runs} the two are correlated at {', '.join(each.setting for each in by_accuracy)}, most at "
             f"{one.setting} ({_signed(one.plain.value)}, {_range(one.plain.runs_jointly)}), but with float accuracy "
@@ -150,6 +159,8 @@ def _not_told(found: Sequence[Association], runs: str) -> str:
             f"jointly 95 % over {_count(len(found), 'setting')})."
         )
     values = [each.partial.value for each in found if each.partial.value is not None]
+    if not values:
+        return f"over {runs} float accuracy leaves nothing to correlate."
     widest = max(found, key=lambda each: abs(each.partial.value or 0))
     return (
         f"over {runs} the rank correlation with float accuracy held fixed lies between {_signed(min(values))} and "

@@ -42,13 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = make_parser().parse_args(arguments)
     folder = Path(options.output)
-    _check_writable(folder)
     # Here, because they bring torch and matplotlib along, which `--help` need not wait for.
     from qcal.report.find_records import find_records, read_records
     from qcal.report.write_report import write_report
 
     folders, passed_over = find_records(options.runs)
     found, unreadable = read_records(folders)
+    _check_writable(folder)
     console = Console()
     console.print(f"Reading {len(found)} records ...", highlight=False)
     try:

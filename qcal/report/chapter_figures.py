@@ -8,15 +8,12 @@ from typing import Any
 from qcal.report.answer import compared_answer, dilemma_answer, main_setting, repaired_answer
 from qcal.report.comparisons import RegimeComparison, RegimeMean, compare_regimes, regime_means
 from qcal.report.dilemma import Association, Measure, associations
-from qcal.report.logit_figures import LOGITS, LogitFigures, logit_figures, run_analysis
+from qcal.report.logit_figures import LogitFigures, logit_figures, open_logits, run_analysis
 from qcal.report.margins_of_regimes import MeanMargins, mean_margins
-from qcal.report.repairs import MeanRepair, mean_repairs, repairs_over
+from qcal.report.repairs import Analyses, MeanRepair, mean_repairs, repairs_over
 from qcal.report.runs import Chapter
-from qcal.robustness import read_logits
 
 __all__ = ["ChapterFigures", "chapter_figures"]
-
-Analyses = Mapping[str, Mapping[str, Any] | str]  # Any: JSON, laid out as `qcal.robustness.Analysis`
 
 
 @dataclass(frozen=True, eq=False)  # eq: tensors have no truth value
@@ -34,6 +31,7 @@ class ChapterFigures:
         repairs: Of the regimes.
         margins: Of the regimes beside cross-entropy.
         logits: By name of the run, for those that have logits.
+        missing: Why the others have none.
         analyses: By name of the run; a text says why there is none.
     """
 
@@ -47,6 +45,7 @@ class ChapterFigures:
     repairs: list[MeanRepair]
     margins: list[MeanMargins]
     logits: dict[str, LogitFigures]
+    missing: dict[str, str]
     analyses: Analyses
 
 
@@ -62,14 +61,18 @@ def chapter_figures(chapter: Chapter, *, cache: Path, measure: Measure = "overco
         The numbers.
 
     Raises:
-        OSError: The cache cannot be written, or logits not read.
+        OSError: The cache cannot be written.
     """
-    analyses = {run.name: run_analysis(run.folder, cache) for run in chapter.runs}
-    logits = {
-        run.name: logit_figures(read_logits(run.folder / LOGITS))
-        for run in chapter.runs
-        if (run.folder / LOGITS).is_file()
-    }
+    analyses: dict[str, Mapping[str, Any] | str] = {}  # Any: JSON
+    logits: dict[str, LogitFigures] = {}
+    missing: dict[str, str] = {}
+    for run in chapter.runs:
+        opened = open_logits(run.folder)
+        analyses[run.name] = run_analysis(run.folder, opened, cache)
+        if isinstance(opened, str):
+            missing[run.name] = opened
+        else:
+            logits[run.name] = logit_figures(opened)
     measures: tuple[Measure, Measure] = ("overconfidence", "ece")
     found = {each: associations(chapter, each) for each in measures}
     comparisons = compare_regimes(chapter)
@@ -87,7 +90,8 @@ def chapter_figures(chapter: Chapter, *, cache: Path, measure: Measure = "overco
         means=regime_means(chapter),
         comparisons=comparisons,
         repairs=mean_repairs(chapter, analyses),
-        margins=mean_margins(chapter, cache),
+        margins=mean_margins(chapter, cache, readable=set(logits)),
         logits=logits,
+        missing=missing,
         analyses=analyses,
     )

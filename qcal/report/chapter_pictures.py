@@ -144,7 +144,7 @@ def _three_panels(figures: ChapterFigures) -> list[Picture]:
     chapter, pictures = figures.chapter, []
     for regime in chapter.regimes:
         runs = [run for run in chapter.of(regime) if run.name in figures.logits]
-        settings = _common(runs)
+        settings = _common(figures, runs)
         if not settings:
             continue
         rows = {setting: [run.settings[setting] for run in runs] for setting in settings}
@@ -199,7 +199,7 @@ def _curves(figures: ChapterFigures, styles: dict[str, RegimeStyle]) -> list[Pic
 
 def _curve(figures: ChapterFigures, regime: str, setting: str) -> RegimeCurve | None:
     runs = [run for run in figures.chapter.of(regime) if run.name in figures.logits]
-    parts = [figures.logits[run.name].swaps[setting] for run in runs if setting in run.settings]
+    parts = [figures.logits[run.name].swaps[setting] for run in runs if setting in figures.logits[run.name].swaps]
     if not parts:
         return None
     confidence, tests = [], []
@@ -256,7 +256,7 @@ def _margins(figures: ChapterFigures) -> list[Picture]:
 def _reliability(figures: ChapterFigures) -> list[Picture]:
     chapter, pictures = figures.chapter, []
     with_logits = [run for run in chapter.runs if run.name in figures.logits]
-    settings = _spread(_common(with_logits), figures.main_setting)
+    settings = _spread(_common(figures, with_logits), figures.main_setting)
     if not settings:
         return []
     regimes = [regime for regime in chapter.regimes if any(run.regime == regime for run in with_logits)]
@@ -303,9 +303,13 @@ def _repair(figures: ChapterFigures) -> list[Picture]:
     return [Picture("repair", fig, "", caption)]
 
 
-def _common(runs: Sequence[Run]) -> list[str]:
-    """The settings that all of some runs have."""
-    return [setting for setting in (runs[0].settings if runs else {}) if all(setting in run.settings for run in runs)]
+def _common(figures: ChapterFigures, runs: Sequence[Run]) -> list[str]:
+    """The settings that all of some runs have, in their records and in their logits."""
+    return [
+        setting
+        for setting in figures.chapter.settings
+        if runs and all(setting in run.settings and setting in figures.logits[run.name].swaps for run in runs)
+    ]
 
 
 def _spread(settings: Sequence[str], main: str) -> list[str]:

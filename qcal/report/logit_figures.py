@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ __all__ = [
     "add_bins",
     "cache_key",
     "logit_figures",
+    "open_logits",
     "quantized_runs",
     "run_analysis",
 ]
@@ -99,28 +102,52 @@ def add_bins(parts: list[BinSums]) -> BinSums:
     )
 
 
-def run_analysis(folder: Path, cache: Path) -> Mapping[str, Any] | str:
+def open_logits(folder: Path) -> Logits | str:
+    """The logits of a record, or why there are none.
+
+    Args:
+        folder: Of the record.
+
+    Returns:
+        The logits on the compared images, or a sentence that says how to go on.
+    """
+    path = folder / LOGITS
+    if not path.is_file():
+        return f"There is no {LOGITS} beside the record. Run the study again to have it."
+    try:
+        # First, because numpy leaves a file open in which it finds no archive.
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is cut short, or no archive")
+        return read_logits(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        return f"{LOGITS} beside the record cannot be read ({error}). Run the study again."
+
+
+def run_analysis(folder: Path, logits: Logits | str, cache: Path) -> Mapping[str, Any] | str:
     """The analysis of a run's logits: as its study wrote it, as an earlier report made it, or made now and kept.
 
     Args:
         folder: Of the record.
+        logits: From `open_logits`.
         cache: Where reports keep analyses; made when missing.
 
     Returns:
         Plain values (Any: JSON) laid out as `qcal.robustness.Analysis`, or why there are none.
     """
     try:
-        return read_analysis(folder)
-    except (FileNotFoundError, json.JSONDecodeError):
-        pass  # an older study, or a file cut short: the logits tell
+        written = read_analysis(folder)
+    except (FileNotFoundError, ValueError):  # of an older study, or cut short: the logits tell
+        written = {}
+    if {"probabilities", "answers"} <= set(written):
+        return written
+    if isinstance(logits, str):
+        return logits
     path = folder / LOGITS
-    if not path.is_file():
-        return f"There is no {LOGITS}. Run the study again to have it."
     kept = cache / f"{cache_key(path)}.json"
     if kept.is_file():
         content: Mapping[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return content
-    analysis: Analysis = analyse(read_logits(path), read_recalibration_logits(path), read_noise_logits(path))
+    analysis: Analysis = analyse(logits, read_recalibration_logits(path), read_noise_logits(path))
     text = json.dumps(asdict(analysis), allow_nan=False)
     with replacing(kept) as temporary:
         temporary.write_text(text, encoding="utf-8")

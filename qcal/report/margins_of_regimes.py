@@ -1,7 +1,7 @@
 """Margins or noise: why a regime swaps more, or fewer, predictions than cross-entropy; means over pairs of runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,13 @@ class MeanMargins:
     measured: MeanTest
 
 
-def mean_margins(chapter: Chapter, cache: Path) -> list[MeanMargins]:
+def mean_margins(chapter: Chapter, cache: Path, *, readable: Collection[str]) -> list[MeanMargins]:
     """Share out the difference of every regime from cross-entropy at every setting.
 
     Args:
         chapter: Runs that may be compared.
         cache: Where the figures of pairs are kept; made when missing.
+        readable: Names of the runs whose logits can be read.
 
     Returns:
         By regime, then setting; nothing without pairs that have logits, of held-out images too.
@@ -56,17 +57,13 @@ def mean_margins(chapter: Chapter, cache: Path) -> list[MeanMargins]:
     found = []
     for regime in chapter.regimes:
         pairs = [(base[0], own[0]) for own, base in pairs_with_baseline(chapter, regime)]
-        parts = [_parts(base, own, cache) for base, own in pairs if all(_has_logits(run) for run in (base, own))]
+        parts = [_parts(base, own, cache) for base, own in pairs if {base.name, own.name} <= set(readable)]
         for setting in chapter.settings:
             rows = [each[setting] for each in parts if setting in each]
             if rows:
                 tests = {name: mean_test([row[name] for row in rows]) for name in (*_PARTS, "measured")}
                 found.append(MeanMargins(regime, setting, **tests))
     return found
-
-
-def _has_logits(run: Run) -> bool:
-    return (run.folder / LOGITS).is_file()
 
 
 def _parts(base: Run, own: Run, cache: Path) -> Parts:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from qcal.report.chapter_figures import chapter_figures
+from qcal.report.chapter_figures import ChapterFigures, chapter_figures
 from qcal.report.dilemma import Measure
 from qcal.report.find_records import Found, Skipped
 from qcal.report.page import write_page
@@ -38,7 +38,7 @@ def write_report(
 
     Raises:
         ValueError: There is no record.
-        OSError: The folder cannot be written, or logits not be read.
+        OSError: The folder cannot be written.
     """
     if not found:
         raise ValueError("`found` must hold at least one record, got none. Pass what `read_records` returns.")
@@ -46,7 +46,9 @@ def write_report(
     told = [chapter_figures(chapter, cache=folder / CACHE, measure=measure) for chapter in chapters(runs)]
     ordered = [run for each in told for run in each.chapter.runs]
     write_tidy(ordered, folder)
-    page = write_page(told, ordered, [*skipped, *repeated], _notes(ordered), folder=folder, title=title)
+    page = write_page(
+        told, ordered, [*skipped, *repeated], [*_notes(ordered), *_unread(told)], folder=folder, title=title
+    )
     return page, {each.chapter.title: each.answer for each in told}
 
 
@@ -108,6 +110,14 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     if failed:
         notes.append(f"Something could not be measured in {_some(failed)}; the table of runs says what.")
     return notes
+
+
+def _unread(told: Sequence[ChapterFigures]) -> list[str]:
+    missing = {name: why for each in told for name, why in each.missing.items()}
+    if not missing:
+        return []
+    why = " ".join(dict.fromkeys(missing.values()))
+    return [f"{_some(list(missing))}: not in pictures that need logits. {why}"]
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

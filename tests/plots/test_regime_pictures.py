@@ -67,7 +67,7 @@ def test_the_repair_picture_names_regimes_and_methods() -> None:
     fig = regime_repair_figure(
         ["cross-entropy", "focal 3"], {"as quantized": means, "refitted": means}, means, title="w4a4"
     )
-    texts = {text.get_text() for text in fig.findobj(Text)}  # type: ignore[attr-defined]  # of Artist
+    texts = {text.get_text() for text in fig.findobj(Text)}
     assert {"w4a4", "cross-entropy", "focal 3"} <= texts
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
         "float network, recalibrated",

@@ -166,6 +166,22 @@ def test_records_without_logits_or_config_are_reported_as_far_as_they_go(tmp_pat
     assert all("cannot be told from these runs" in sentence for sentence in answer)
 
 
+@pytest.mark.parametrize("file", ["logits.npz", "analysis.json"])
+def test_a_file_cut_short_beside_a_record_is_named_and_not_fatal(file: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "runs" / f"seed{seed}", 0.0, seed, num_images=100, with_logits=True)
+    path = tmp_path / "runs" / "seed1" / "ptq" / file
+    whole = path.read_bytes() if path.exists() else b'{"probabilities": {"w4a4": '
+    path.write_bytes(whole[: len(whole) // 2])
+    found, _ = read_records(find_records([str(tmp_path / "runs")])[0])
+    page, _ = write_report(found, folder=tmp_path / "report")
+    text = page.read_text()
+    assert ("seed1: not in pictures that need logits. logits.npz beside the record cannot be read" in text) == (
+        file == "logits.npz"
+    )
+    assert "1 run of 100 images" in text if file == "logits.npz" else "2 runs of 100 images" in text
+
+
 def test_one_network_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "fit", num_images=100)
     write_run(tmp_path / "runs" / "tested again", num_images=100)

@@ -28,6 +28,7 @@ __all__ = ["Picture", "Section", "chapter_pictures"]
 
 _MOST_DIAGRAMS = 6  # beside each other
 _MOST_REGIMES = 5  # reliability diagrams below each other in one picture
+_MOST_DRAWN = 24  # regimes with pictures of their own
 _FEWEST_IN_BIN = 10  # images of a run; fewer say nothing of a share
 _XLABELS = {"overconfidence": "overconfidence of the float network", "ece": "ECE of the float network"}
 
@@ -61,11 +62,13 @@ class Section:
         title: The question.
         pictures: None where there is nothing to draw.
         missing: Why, then.
+        note: What to know before the pictures.
     """
 
     title: str
     pictures: list[Picture]
     missing: str = ""
+    note: str = ""
 
 
 def chapter_pictures(figures: ChapterFigures, *, numbers: dict[str, int]) -> list[Section]:
@@ -79,10 +82,17 @@ def chapter_pictures(figures: ChapterFigures, *, numbers: dict[str, int]) -> lis
         Sections in the order of the page.
     """
     styles = regime_styles(figures.chapter.regimes, baseline=BASELINE)
+    regimes, drawn = figures.chapter.regimes, _drawn(figures.chapter.regimes)
+    note = (
+        f"Drawn for {len(drawn)} of {len(regimes)} regimes, evenly from under- to overconfident; the figures of all "
+        "are in the tables."
+        if len(drawn) < len(regimes)
+        else ""
+    )
     no_logits = "None of these runs has its logits (`logits.npz`); run the study again to have them."
     return [
         Section("The dilemma", [_dilemma(figures, styles, numbers)]),
-        Section("What swapped, and what it cost", _three_panels(figures), no_logits),
+        Section("What swapped, and what it cost", _three_panels(figures), no_logits, note),
         Section("Where along confidence the swaps lie", _curves(figures, styles), no_logits),
         Section(
             "Margins or noise",
@@ -91,7 +101,7 @@ def chapter_pictures(figures: ChapterFigures, *, numbers: dict[str, int]) -> lis
             "hold "
             "images that are not compared.",
         ),
-        Section("Calibration", _reliability(figures), no_logits),
+        Section("Calibration", _reliability(figures), no_logits, note),
         Section(
             "What recalibration repairs",
             _repair(figures),
@@ -142,7 +152,7 @@ def _dilemma(figures: ChapterFigures, styles: dict[str, RegimeStyle], numbers: d
 
 def _three_panels(figures: ChapterFigures) -> list[Picture]:
     chapter, pictures = figures.chapter, []
-    for regime in chapter.regimes:
+    for regime in _drawn(chapter.regimes):
         runs = [run for run in chapter.of(regime) if run.name in figures.logits]
         settings = _common(figures, runs)
         if not settings:
@@ -259,7 +269,7 @@ def _reliability(figures: ChapterFigures) -> list[Picture]:
     settings = _spread(_common(figures, with_logits), figures.main_setting)
     if not settings:
         return []
-    regimes = [regime for regime in chapter.regimes if any(run.regime == regime for run in with_logits)]
+    regimes = [regime for regime in _drawn(chapter.regimes) if any(run.regime == regime for run in with_logits)]
     for start in range(0, len(regimes), _MOST_REGIMES):
         part = regimes[start : start + _MOST_REGIMES]
         rows = {}
@@ -301,6 +311,13 @@ def _repair(figures: ChapterFigures) -> list[Picture]:
         "dilemma is left."
     )
     return [Picture("repair", fig, "", caption)]
+
+
+def _drawn(regimes: Sequence[str]) -> list[str]:
+    """The regimes that have pictures of their own: all, or as many as can be looked at, the first and the last too."""
+    if len(regimes) <= _MOST_DRAWN:
+        return list(regimes)
+    return [regimes[round(step * (len(regimes) - 1) / (_MOST_DRAWN - 1))] for step in range(_MOST_DRAWN)]
 
 
 def _common(figures: ChapterFigures, runs: Sequence[Run]) -> list[str]:

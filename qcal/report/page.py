@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import qcal
 from qcal.atomic import replacing
@@ -52,6 +52,7 @@ class ShownSection:
     title: str
     pictures: list[Shown]
     missing: str
+    note: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ def write_page(
 
 def _show_section(section: Section, before: str, folder: Path, budget: _Budget) -> ShownSection:
     pictures = [_show(picture, f"{before}{picture.name}", folder, budget) for picture in section.pictures]
-    return ShownSection(section.title, pictures, "" if pictures else section.missing)
+    return ShownSection(section.title, pictures, "" if pictures else section.missing, section.note if pictures else "")
 
 
 def _show(picture: Picture, name: str, folder: Path, budget: _Budget) -> Shown:
@@ -186,10 +187,17 @@ def _without_null(value: Any) -> Any:  # Any: plain JSON
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qcal.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = _prose
+    return environment
+
+
+def _prose(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -182,6 +182,17 @@ def test_a_file_cut_short_beside_a_record_is_named_and_not_fatal(file: str, tmp_
     assert "1 run of 100 images" in text if file == "logits.npz" else "2 runs of 100 images" in text
 
 
+@pytest.mark.slow
+def test_of_very_many_regimes_some_have_pictures_of_their_own(tmp_path: Path) -> None:
+    for seed in range(30):
+        write_run(tmp_path / "runs" / f"net{seed}", seed / 30 - 0.5, seed, num_images=60, config=None, with_logits=True)
+    found, _ = read_records(find_records([str(tmp_path / "runs")])[0])
+    page, _ = write_report(found, folder=tmp_path / "report")
+    assert "Drawn for 24 of 30 regimes, evenly from under- to overconfident" in page.read_text()
+    assert len(list((tmp_path / "report" / "figures").glob("swaps-*.png"))) == 24
+    assert len(page.read_bytes()) < 5_000_000
+
+
 def test_one_network_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "fit", num_images=100)
     write_run(tmp_path / "runs" / "tested again", num_images=100)

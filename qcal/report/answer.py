@@ -97,11 +97,16 @@ def compared_answer(chapter: Chapter, found: Sequence[RegimeComparison]) -> str:
             f"{unknown}: in none of {of}, can the two be told apart; nearest is {best.regime} at {best.setting}, "
             f"{_points(best)}, corrected p {best.holm_p:.2g}."
         )
+    # The largest of each regime: the settings of one regime tell much the same.
+    largest: dict[str, RegimeComparison] = {}
+    for each in told:
+        largest.setdefault(each.regime, each)
+    named = list(largest.values())[:_MOST_NAMED]
     parts = [
         f"{'more' if each.difference.mean > 0 else 'less'} error to {each.regime} at {each.setting} ({_points(each)})"
-        for each in told[:_MOST_NAMED]
+        for each in named
     ]
-    rest = "" if len(told) <= _MOST_NAMED else ", the largest of which are shown"
+    rest = "" if len(told) == len(named) else " (named: the largest, one a regime)"
     return (
         f"Beside {BASELINE}, quantization added {', '.join(parts)}: in {len(told)} of {of}, the two are told apart at "
         f"{ALPHA:g}{rest}."

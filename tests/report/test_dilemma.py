@@ -79,6 +79,7 @@ def test_regimes_differ_from_cross_entropy_by_the_known_amount(protecting: Chapt
     assert under.difference.mean == pytest.approx(truth, abs=0.04)
     answer = compared_answer(protecting, list(found.values()))
     assert "Beside cross-entropy, quantization added more error to dial -0.5 at w4a4 (+" in answer
+    assert ", less error to dial +0.5 at w4a4 (\N{MINUS SIGN}" in answer
 
 
 def test_the_error_that_follows_accuracy_alone_is_called_so(protecting: Chapter) -> None:

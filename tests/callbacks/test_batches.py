@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from qcal.callbacks.batches import (
+    UNKNOWN,
     as_labels,
+    custom_image_reader,
     custom_reader,
     describe,
+    image_reader,
     import_function,
     leaves,
     read,
@@ -150,3 +153,17 @@ def test_a_dotted_path_names_a_function() -> None:
     ]:
         with pytest.raises(ValueError, match=f"must be the dotted import path of a function.*{message}"):
             import_function(path)
+
+
+@pytest.mark.parametrize("labels", [LABELS, (LABELS, LABELS, 0.3), None, "unlabelled"])
+def test_images_are_read_whatever_the_labels_are(labels: Any) -> None:
+    for read_images in (image_reader("batch['x']"), custom_image_reader(lambda batch: (batch["x"], batch["y"]))):
+        images, target = read_images({"x": IMAGES, "y": labels})
+        assert torch.equal(images, IMAGES)
+        assert target.tolist() == [UNKNOWN] * 4
+
+
+@pytest.mark.parametrize("read_images", [image_reader("batch['x']"), custom_image_reader(lambda batch: batch)])
+def test_a_batch_without_images_is_described(read_images: Any) -> None:
+    with pytest.raises(ValueError, match="`batch_to_inputs=`, a function"):
+        read_images({"z": LABELS})

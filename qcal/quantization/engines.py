@@ -27,7 +27,7 @@ Engine = Literal["simulate"]
 
 # Weights rounded to nearest are kept for so many bytes: a grid of settings on many batches reuses them. Of a large
 # network, whose batches take long beside the rounding, not even one setting's are kept: memory stays at one such copy.
-CACHE_BYTES = 1 << 26
+CACHE_BYTES = 1 << 27
 
 
 class Simulator:

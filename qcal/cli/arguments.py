@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from qcal.cli.errors import UsageError
+from qcal.usage import UsageError
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 # Those that are not Lightning's and have arguments of their own.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import qcal
 from qcal.cli.arguments import TOOLS, complete_arguments
-from qcal.cli.errors import UsageError, report_error
+from qcal.usage import UsageError, report_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

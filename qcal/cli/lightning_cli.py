@@ -14,12 +14,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
 from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
-from qcal.cli.errors import UsageError
 from qcal.cli.parser import Parser, readable
 from qcal.cli.run import RunDescription, RunOptions, WandbOptions, choose_run_folder, make_loggers
 from qcal.cli.wandb_run import describing_tags
 from qcal.data import ImageDataModule
 from qcal.tasks import Classifier, check_fit
+from qcal.usage import UsageError
 
 # What a user's input can be wrong in while classes are built and data is read; anything else is a defect and keeps
 # its traceback.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from qcal.cli.errors import report_error
+from qcal.usage import report_error
 
 # Where the classes that a key takes by short name are, for the suggestion after a misspelt one.
 _ROOMS = {"model.loss": "qcal.losses", "model.model": "qcal.models", "data": "qcal.data"}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qcal.cli.errors import UsageError, report_error
+from qcal.usage import UsageError, report_error
 
 PanelKind = Literal["lines", "scatter", "bars", "pictures", "table"]
 

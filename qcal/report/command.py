@@ -4,11 +4,10 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
-from qcal.cli.errors import UsageError, report_error
+from qcal.usage import CommandParser, UsageError
 
 __all__ = ["main", "make_parser"]
 
@@ -17,14 +16,6 @@ _EXAMPLES = """examples:
   qcal report 'runs/ce-*' runs/focal-1 -o compared # globs and folders
   qcal report runs/quickstart --measure ece
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in the manner of the other subcommands."""
-
-    def error(self, message: str) -> NoReturn:
-        report_error(f"{message}. See `qcal report --help`.")
-        self.exit(2)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The arguments of `qcal report`."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="qcal report",
         description="Read the records of many runs and write one page: the answer, pictures (PNG and SVG), and the "
         "tidy table (CSV and Parquet).",

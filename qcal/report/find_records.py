@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qcal.cli.errors import UsageError
 from qcal.robustness import Record, read_record
+from qcal.usage import UsageError
 
 __all__ = ["Found", "Skipped", "find_records", "read_records"]
 

@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
-from qcal.cli.errors import UsageError, report_error
 from qcal.sweep.expansion import expand
 from qcal.sweep.local_engine import run_locally
 from qcal.sweep.overview import SweepDescription
@@ -21,6 +19,7 @@ from qcal.sweep.resources import Resources, choose_devices, divide
 from qcal.sweep.run_process import Launch, command_line
 from qcal.sweep.runner import Engine, Plan, plan, run_sweep
 from qcal.sweep.sweep_file import read_sweep
+from qcal.usage import CommandParser, UsageError
 
 _LOCAL_OPTIONS = ("jobs", "threads", "devices", "jobs_per_device")
 _RAY_OPTIONS = ("address", "cpus_per_run", "gpus_per_run", "retries")
@@ -30,14 +29,6 @@ _EXAMPLES = """examples:
   qcal sweep configs/sweeps/dilemma.yaml --jobs-per-device 4   # four runs share each GPU
   qcal sweep configs/sweeps/cifar100.yaml --engine ray --address auto --gpus-per-run 0.5
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in the manner of the other subcommands."""
-
-    def error(self, message: str) -> NoReturn:
-        report_error(f"{message}. See `qcal sweep --help`.")
-        self.exit(2)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,7 +78,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The arguments of `qcal sweep`."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="qcal sweep",
         description="Run every combination of a sweep file, each in a process and a folder of its own. "
         "Run again, it goes on: what is finished is skipped, what broke resumes from its last checkpoint.",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.sweep_file import Choice, Sweep
+from qcal.usage import UsageError
 
 
 @dataclass(frozen=True)

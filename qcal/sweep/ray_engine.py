@@ -16,13 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.local_engine import StopRequests, listening
 from qcal.sweep.lock import FOLDER
 from qcal.sweep.overview import Overview
 from qcal.sweep.resolution import Run
 from qcal.sweep.run_process import Launch, RunProcess
 from qcal.sweep.run_state import RunState, read_state
+from qcal.usage import UsageError
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 1.0

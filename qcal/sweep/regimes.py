@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from qcal.cli.arguments import did_you_mean, locate_config, packaged_configs
-from qcal.cli.errors import UsageError
+from qcal.usage import UsageError
 
 _FOLDER = "regimes/"
 NamedArguments = tuple[str, tuple[str, ...]]

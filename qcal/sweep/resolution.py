@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from qcal.cli.arguments import complete_arguments
-from qcal.cli.errors import UsageError
 from qcal.sweep.config_hash import hash_config, without_places
 from qcal.sweep.expansion import PlannedRun
+from qcal.usage import UsageError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qcal.cli.errors import UsageError
+from qcal.usage import UsageError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.continuation import KEPT, Action, decide, describe_change
 from qcal.sweep.display import make_display
 from qcal.sweep.lock import FOLDER, lock
@@ -15,6 +14,7 @@ from qcal.sweep.overview import FILE, Overview, SweepDescription
 from qcal.sweep.resolution import Run
 from qcal.sweep.run_state import FILE as RUN_FILE
 from qcal.sweep.run_state import LOG
+from qcal.usage import UsageError
 
 # Works through runs, tells the overview, and returns whether it came to the end.
 Engine = Callable[[Sequence[Run], Overview], bool]

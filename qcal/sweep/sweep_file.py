@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from qcal.cli.arguments import did_you_mean, locate_config, packaged_sweeps
-from qcal.cli.errors import UsageError
 from qcal.sweep.regimes import read_regimes
+from qcal.usage import UsageError
 
 KEYS = ("name", "bases", "regimes", "grid", "seeds", "overrides")
 # What a sweep gives each run itself.

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from qcal.cli.arguments import complete_arguments, packaged_configs
-from qcal.cli.errors import UsageError
+from qcal.usage import UsageError
 
 
 def _names(arguments: list[str]) -> list[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qcal.cli.errors import UsageError
 from qcal.report.find_records import find_records, read_records
+from qcal.usage import UsageError
 from tests.report.synthetic_runs import write_run, write_sweep
 
 

@@ -15,12 +15,12 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from qcal.cli import main
 from qcal.cli.arguments import packaged_sweeps
-from qcal.cli.errors import UsageError
 from qcal.cli.run import RunOptions, choose_run_folder
 from qcal.robustness import read_record
 from qcal.sweep.expansion import PlannedRun, expand
 from qcal.sweep.resolution import Run, check_data, resolve
 from qcal.sweep.sweep_file import read_sweep
+from qcal.usage import UsageError
 from tests.support.wandb_file import read_run
 
 ROOT = Path(__file__).resolve().parents[2]

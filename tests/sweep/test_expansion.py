@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.expansion import expand
 from qcal.sweep.sweep_file import Choice, Sweep
+from qcal.usage import UsageError
 
 
 def choices(prefix: str, count: int) -> tuple[Choice, ...]:

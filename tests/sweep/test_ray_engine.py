@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.ray_engine import RayOptions, import_ray, run_on_ray
 from qcal.sweep.resolution import Run
 from qcal.sweep.run_state import read_state
+from qcal.usage import UsageError
 from tests.sweep.fakes import Journal, fake_run, is_alive, launch, overview, wait_until
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.regimes import read_regimes
+from qcal.usage import UsageError
 
 FILE = Path("sweep.yaml")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.resources import Resources, choose_devices, divide
+from qcal.usage import UsageError
 
 
 def divided(**given: Any) -> Resources:  # Any: the arguments of `divide`

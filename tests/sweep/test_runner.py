@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.local_engine import run_locally
 from qcal.sweep.lock import lock
 from qcal.sweep.overview import SweepDescription
 from qcal.sweep.resolution import Run
 from qcal.sweep.resources import Resources
 from qcal.sweep.runner import plan, run_sweep
+from qcal.usage import UsageError
 from tests.sweep.fakes import Journal, fake_run, launch
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qcal.cli.errors import UsageError
 from qcal.sweep.expansion import expand
 from qcal.sweep.sweep_file import Choice, read_sweep
+from qcal.usage import UsageError
 
 SMALL = "bases: [default.yaml]\nseeds: [0]\n"
 

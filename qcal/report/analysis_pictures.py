@@ -1,6 +1,7 @@
 """The pictures of an analysis: why predictions changed, and what repairs the probabilities."""
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from qcal.plots import (
     selective_fallback_panel,
     swap_curve_figure,
 )
+from qcal.plots.repair_table import Unit
 from qcal.plots.style import FLOAT
 from qcal.robustness import Analysis, ProbabilityRepair
 
@@ -81,29 +83,23 @@ def _fallback(analysis: Analysis, ax: Axes) -> Axes:
 def _repair_figure(repairs: Mapping[str, ProbabilityRepair]) -> Figure:
     """ECE and NLL after each repair, beside each other."""
     figure = Figure(figsize=(10.4, 1.6 + 0.5 * len(repairs)), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    settings, some = list(repairs), next(iter(repairs.values()))
-    methods = [_METHODS[outcome.method] for outcome in some.outcomes]
-    rows = [each.outcomes for each in repairs.values()]
-    repair_table_panel(
-        settings,
-        methods,
-        [[outcome.ece.after for outcome in row] for row in rows],
-        ax=left,
-        title="ECE, %",
-        reference=some.recalibrated_float_ece,
-        gap_low=[[outcome.ece_gap.low for outcome in row] for row in rows],
-        gap_high=[[outcome.ece_gap.high for outcome in row] for row in rows],
+    some = next(iter(repairs.values()))
+    units: tuple[tuple[Literal["ece", "nll"], str, float, Unit], ...] = (
+        ("ece", "ECE, %", some.recalibrated_float_ece, "percent"),
+        ("nll", "NLL, nats", some.recalibrated_float_nll, "nats"),
     )
-    repair_table_panel(
-        settings,
-        methods,
-        [[outcome.nll.after for outcome in row] for row in rows],
-        ax=right,
-        title="NLL, nats",
-        reference=some.recalibrated_float_nll,
-        gap_low=[[outcome.nll_gap.low for outcome in row] for row in rows],
-        gap_high=[[outcome.nll_gap.high for outcome in row] for row in rows],
-        unit="nats",
-    )
+    for ax, (score, title, reference, unit) in zip(figure.subplots(1, 2), units, strict=True):
+        after = [[getattr(outcome, score).after for outcome in each.outcomes] for each in repairs.values()]
+        gaps = [[getattr(outcome, f"{score}_gap") for outcome in each.outcomes] for each in repairs.values()]
+        repair_table_panel(
+            list(repairs),
+            [_METHODS[outcome.method] for outcome in some.outcomes],
+            after,
+            ax=ax,
+            title=title,
+            reference=reference,
+            gap_low=[[gap.low for gap in row] for row in gaps],
+            gap_high=[[gap.high for gap in row] for row in gaps],
+            unit=unit,
+        )
     return figure

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from qcal.callbacks.network_finder import NetworkFinder
 from qcal.callbacks.watch import Watch
-from tests.support.steps import FOUND, NUM_CLASSES, Batch, Module, Net, Step, find, make_batch, make_module
+from tests.support.step_networks import NUM_CLASSES, Module, Net
+from tests.support.steps import FOUND, Batch, Step, find, make_batch, make_module
 
 
 def consumed(step: Step, module: Module, batch: Batch) -> Tensor:

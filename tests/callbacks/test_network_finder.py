@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from qcal.callbacks.attachment import Attachment
 from qcal.callbacks.images_to_logits import Way
 from qcal.callbacks.network_finder import NetworkFinder
-from tests.support.steps import FOUND, NUM_CLASSES, REFUSED, Probabilities, find, make_batch, make_module
+from tests.support.step_networks import NUM_CLASSES, Probabilities
+from tests.support.steps import FOUND, REFUSED, find, make_batch, make_module
 
 
 @pytest.mark.parametrize("style", FOUND)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qcal.functional.bootstrap import Interval
 from qcal.functional.brier_decomposition import top_label_brier_decomposition
+from qcal.functional.prediction_summary import PredictionSummary
 from qcal.functional.ranking import ranking_quality
 from qcal.functional.swap_curves import SwapCurve, score_bins, swap_curve
 from qcal.functional.swap_forecast import NoiseModel, SwapProbability, estimate_noise, swap_probability
@@ -87,6 +88,8 @@ def score_forecast(
     float_prediction: Tensor,
     quant_prediction: Tensor,
     target: Tensor,
+    *,
+    predictions: PredictionSummary | None = None,
 ) -> SwapForecast:
     """Forecast swaps from noise that was measured on other images, and score the forecast.
 
@@ -96,6 +99,7 @@ def score_forecast(
         float_prediction: `(N,)` int64.
         quant_prediction: `(N,)` int64.
         target: `(N,)` int64; used to score, not to forecast.
+        predictions: `summarise_predictions(float_logits)`, to be made once for many settings; None makes it.
 
     Returns:
         The scored forecast.
@@ -120,7 +124,7 @@ def score_forecast(
     """
     check_held_out(float_logits, held_out)
     noise = estimate_noise(*held_out)
-    chance = swap_probability(float_logits, noise)
+    chance = swap_probability(float_logits, noise, predictions=predictions)
     swapped = float_prediction != quant_prediction
     before, after = float_prediction == target, quant_prediction == target
     quality = ranking_quality(chance.swap, swapped)
@@ -190,14 +194,13 @@ def _range(chance: SwapProbability) -> Interval:
 
 def _structure(noise: NoiseModel) -> tuple[float | None, float | None]:
     """Root mean square correlation between classes, and the participation ratio of the covariance's eigenvalues."""
-    covariance = noise.covariance
-    own = covariance.diagonal()
-    square = covariance.square().sum().item()
+    own, squares = noise.covariance.diagonal(), noise.covariance.square()
+    square = squares.sum().item()
     if square <= 0:
         return None, None
     noisy = own > 0
-    std = own[noisy].sqrt()
-    correlation = covariance[noisy][:, noisy] / std[:, None] / std
-    pairs = len(std) * (len(std) - 1)
-    off = max(0.0, correlation.square().sum().item() - len(std))
+    inverse = torch.where(noisy, own.reciprocal(), 0)  # a class without noise has no correlation
+    num_noisy = int(noisy.sum())
+    pairs = num_noisy * (num_noisy - 1)
+    off = max(0.0, inverse.dot(squares @ inverse).item() - num_noisy)
     return math.sqrt(off / pairs) if pairs else None, own.sum().item() ** 2 / square

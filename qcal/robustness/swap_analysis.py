@@ -117,7 +117,9 @@ def analyse_swaps(
     swapped, right_after = before.prediction != rows.prediction, rows.prediction == target
     forecast = None
     if held_out is not None:
-        forecast = score_forecast(float_logits, held_out, before.prediction, rows.prediction, target)
+        forecast = score_forecast(
+            float_logits, held_out, before.prediction, rows.prediction, target, predictions=before
+        )
     return SwapAnalysis(
         num_images=len(target),
         num_classes=before.num_classes,

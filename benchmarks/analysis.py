@@ -108,7 +108,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=50_000, help="compared images")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--settings", type=int, default=10)
-    parser.add_argument("--held-out", type=int, default=5000, help="images for the forecast; 0 leaves it out")
+    parser.add_argument("--held-out", type=int, default=10_000, help="images for the forecast; 0 leaves it out")
     parser.add_argument("--files", choices=("npy", "npz"), default="npy", help="plain tables, or a study's record")
     parser.add_argument("--threads", type=int, default=2, help="torch's CPU threads")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
@@ -236,9 +236,7 @@ def time_steps(module: ModuleType, names: list[str], seconds: dict[str, float]) 
         setattr(module, name, timed(getattr(module, name), name, seconds))
 
 
-def timed(
-    function: Callable[Parameters, Result], name: str, seconds: dict[str, float]
-) -> Callable[Parameters, Result]:
+def timed(function: Callable[Parameters, Result], name: str, seconds: dict[str, float]) -> Callable[Parameters, Result]:
     @wraps(function)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         begin = time.perf_counter()

@@ -5,8 +5,8 @@ For an image with n rivals whose leads have means of `z_1 .. z_n` standard devia
     P = 1 - E_t[prod_j Phi(a_j(t))],     a_j(t) = (z_j + sqrt(rho) t) / sqrt(1 - rho),     t ~ N(0, 1)
 
 One rival needs no integral: P = Phi(-z). For more, the trapezoidal rule with step h on [-4.5, 4.5] (weights normalised)
-takes h <= 0.75 sqrt(1 - rho), because the integrand is as steep as `1 / sqrt(1 - rho)`; for functions that decay like a
-Gaussian it converges faster than any power of h, and Gauss-Hermite rules of as many nodes are far off when rho is large.
+takes h <= 0.77 sqrt(1 - rho), because the integrand is as steep as `1 / sqrt(1 - rho)`; for functions that decay like a
+Gaussian it converges faster than any power of h. Gauss-Hermite rules of as many nodes are far off when rho is large.
 Cutting the tails off changes P by at most `2 Phi(-4.5) < 7e-6`, and the rule by less than 3e-5 (measured against 6,000
 nodes for up to 300 rivals, in the tests). Small P keep their relative precision: the product is taken as
 `-expm1(sum_j log1p(-Phi(-a_j)))` with `Phi(-a) = erfc(a / sqrt(2)) / 2`.
@@ -103,11 +103,12 @@ def any_lead_falls(z: Tensor, shared: Tensor) -> Tensor:
     if not bool(((shared >= 0) & (shared <= most)).all()):
         raise ValueError(f"`shared` must lie in [0, {most}], got values outside or NaN. Clip the correlation.")
     falls = torch.empty_like(z[0])
+    scratch = z.new_empty(min(_BLOCK_NUMBERS, _NODES[-1][1] * z.numel()) + _NODES[-1][1] * len(z))
     low = -1.0
     for high, num_nodes in _NODES:
         chosen = ((shared > low) & (shared <= high)).nonzero().squeeze(1)
         for part in torch.split(chosen, max(1, _BLOCK_NUMBERS // (num_nodes * len(z)))):
-            falls[part] = _trapezoid(z[:, part], shared[part], num_nodes)
+            falls[part] = _trapezoid(z[:, part], shared[part], num_nodes, scratch)
         low = high
     return falls
 
@@ -117,11 +118,12 @@ def upper_tail(z: Tensor) -> Tensor:
     return torch.erfc(z * math.sqrt(0.5)).mul_(0.5)
 
 
-def _trapezoid(z: Tensor, shared: Tensor, num_nodes: int) -> Tensor:
+def _trapezoid(z: Tensor, shared: Tensor, num_nodes: int, scratch: Tensor) -> Tensor:
     node = torch.linspace(-_REACH, _REACH, num_nodes, dtype=z.dtype, device=z.device)
     weight = torch.exp(node.square() / -2)
     # Divided by sqrt(2) here, once, for erfc.
     own, common = (2 - 2 * shared).rsqrt(), (shared / (2 - 2 * shared)).sqrt()
-    at = (z * own)[:, None] + node[:, None] * common  # (width, nodes, n)
+    at = scratch[: num_nodes * z.numel()].view(len(z), num_nodes, -1)
+    torch.add((z * own)[:, None], node[:, None] * common, out=at)
     log_stay = at.erfc_().mul_(-0.5).log1p_().sum(dim=0)
     return (weight / weight.sum()) @ log_stay.expm1_().neg_()

@@ -85,6 +85,7 @@ class NoiseMoments:
         self._class_sum = torch.zeros_like(self._pilot, dtype=torch.float64)
         self._class_square = torch.zeros_like(self._class_sum)
         self._rows: list[tuple[Tensor, ...]] = []
+        self._product = self._pilot.new_empty(0)
 
     def add(self, float_rows: Tensor, quant_rows: Tensor, scratch: Tensor, top: Tensor, runner_up: Tensor) -> None:
         """Add a block of rows.
@@ -97,21 +98,26 @@ class NoiseMoments:
             runner_up: `(n,)` int64, its next class.
         """
         noise = torch.sub(quant_rows, float_rows, out=scratch)
-        ones = noise.new_ones(max(noise.shape))
-        rows, classes = ones[: noise.shape[0]], ones[: noise.shape[1]]
         lead = noise.gather(1, top[:, None]) - noise.gather(1, runner_up[:, None])
         self._rows.append(
             (
                 torch.linalg.vector_norm(noise, dim=1),
-                noise @ classes,
-                torch.linalg.vecdot(float_rows, noise),
+                noise.sum(dim=1),
+                self._multiply(float_rows, noise).sum(dim=1),
                 torch.linalg.vector_norm(float_rows, dim=1),
-                float_rows @ classes,
+                float_rows.sum(dim=1),
                 lead.squeeze(1),
             )
         )
-        self._class_sum += rows @ noise.sub_(self._pilot)
-        self._class_square += rows @ noise.square_()
+        # Sums, not products with ones: those run on threads of another library, and the two wait for each other.
+        self._class_sum += noise.sub_(self._pilot).sum(dim=0)
+        self._class_square += torch.mul(noise, noise, out=noise).sum(dim=0)
+
+    def _multiply(self, float_rows: Tensor, noise: Tensor) -> Tensor:
+        # Into memory that is kept: to be given fresh pages for every block costs more than the whole rest.
+        if len(self._product) < len(noise):
+            self._product = torch.empty_like(noise)
+        return torch.mul(float_rows, noise, out=self._product[: len(noise)])
 
     def result(self) -> LogitNoise:
         """The figures of all rows added so far.

@@ -1,4 +1,4 @@
-"""Quantization as noise on the logits: a common factor, a bias of each class, and a covariance, from held-out images."""
+"""Quantization as noise on logits: a common factor, a bias of each class and a covariance, from held-out images."""
 
 from dataclasses import dataclass
 
@@ -92,9 +92,7 @@ def _factor_and_bias(float_logits: Tensor, quant_logits: Tensor) -> tuple[float,
     row_sums = torch.zeros(2, dtype=torch.float64, device=float_logits.device)
     product, square = torch.zeros_like(row_sums[0]), torch.zeros_like(row_sums[0])
     for block in row_blocks(num_images, num_classes):
-        before, after = (
-            lift_half(logits[block].detach()) - pilot for logits, pilot in zip(both, pilots, strict=True)
-        )
+        before, after = (lift_half(logits[block].detach()) - pilot for logits, pilot in zip(both, pilots, strict=True))
         means = [rows.mean(dim=1) for rows in (before, after)]
         for side, (rows, mean) in enumerate(zip((before, after), means, strict=True)):
             sums[side] += rows.sum(dim=0)

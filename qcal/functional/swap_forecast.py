@@ -40,7 +40,7 @@ from torch import Tensor
 from qcal.functional.lead_integral import RivalLists, any_lead_falls, rival_tables, upper_tail
 from qcal.functional.noise_model import NoiseModel, estimate_noise
 from qcal.functional.prediction_summary import PredictionSummary, row_blocks, summarise_predictions
-from qcal.functional.score_inputs import check_rows, lift_half
+from qcal.functional.score_inputs import check_rows
 
 __all__ = ["NoiseModel", "SwapProbability", "estimate_noise", "swap_probability"]
 
@@ -153,6 +153,9 @@ class _Forecaster:
         self.inverse_std = self.std.reciprocal().nan_to_num_(posinf=0.0)
         # Pairs of classes whose difference has no noise; on the diagonal are all.
         self.has_still = int((self.variance <= 0).sum()) > len(self.variance)
+        # Kept for all blocks: to be given fresh pages for each costs more than the arithmetic.
+        block = next(row_blocks(*float_logits.shape))
+        self.tables = torch.empty(3, block.stop, float_logits.shape[1], dtype=dtype, device=device)
 
     def forecast(self) -> SwapProbability:
         swap, after = torch.zeros_like(self.confidence), torch.zeros_like(self.confidence)
@@ -188,16 +191,20 @@ class _Forecaster:
 
     def _near(self, image: Tensor) -> tuple[Tensor, ...]:
         """Of some images: which have near rivals and how many; and of these z, logit and class."""
-        rows = lift_half(self.logits.index_select(0, image))
         prediction = self.prediction[image]
         place = prediction[:, None]
-        lead = torch.sub(-self.bias, rows, alpha=self.noise.scale)
+        rows, lead, distance = (table[: len(image)] for table in self.tables)
+        if self.logits.dtype == rows.dtype:
+            torch.index_select(self.logits, 0, image, out=rows)
+        else:
+            rows.copy_(self.logits.index_select(0, image))
+        torch.sub(-self.bias, rows, alpha=self.noise.scale, out=lead)
         lead -= lead.gather(1, place)
-        distance = self.inverse_std.index_select(0, prediction).mul_(lead)
+        torch.index_select(self.inverse_std, 0, prediction, out=distance).mul_(lead)
         if self.has_still:
             # Without noise a rival overtakes surely or never; of equals the lowest class stays.
             sure = torch.where(lead < 0, -torch.inf, torch.inf)
-            distance = torch.where(self.variance[prediction] <= 0, sure, distance)
+            distance.copy_(torch.where(self.variance[prediction] <= 0, sure, distance))
         distance.scatter_(1, place, torch.inf)
         near = _places(distance < _FARTHEST)
         row = near.div(rows.shape[1], rounding_mode="floor")

@@ -4,9 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 from torch import Tensor
 
+from qcal.functional.prediction_summary import summarise_predictions
 from qcal.functional.ranking import ranking_quality
 from qcal.functional.swap_forecast import NoiseModel, estimate_noise, swap_probability
 from qcal.functional.swaps import lowest_argmax
@@ -170,6 +173,95 @@ def test_identical_held_out_logits_have_no_noise() -> None:
     assert found.scale == pytest.approx(1.0)
     assert found.covariance.abs().amax().item() < 1e-12
     assert swap_probability(_logits(100, 4, seed=9), found).swap.amax().item() < 1e-6
+
+
+def _plain(logits: Tensor, noise: NoiseModel) -> tuple[Tensor, Tensor]:
+    """P(swap) and P(right | swapped) by the formulas of the module: every rival, 2,001 nodes, in float64."""
+    node = torch.linspace(-9, 9, 2001, dtype=torch.float64)
+    weight = torch.exp(-node.square() / 2) / math.sqrt(2 * math.pi) * (node[1] - node[0])
+    s, swaps, rights = noise.covariance, [], []
+    for row in logits.double():
+        p = int(row.argmax())
+        q = noise.scale * row + noise.bias
+        z = (q[p] - q) / noise.lead_variance[p].sqrt()
+        z[p] = math.inf
+        first, second = z.argsort()[:2].tolist()
+        shared = (s[p, p] - s[p, first] - s[p, second] + s[first, second]) / (
+            noise.lead_variance[p, first] * noise.lead_variance[p, second]
+        ).sqrt()
+        rho = shared.clamp(0, 0.98)
+        at = (z[:, None] + rho.sqrt() * node) / (1 - rho).sqrt()
+        swaps.append(-torch.expm1(torch.special.log_ndtr(at).sum(dim=0)) @ weight)
+        alone = torch.special.ndtr(-z)
+        rights.append((alone * row.softmax(0)).sum() / alone.sum().clamp(min=1e-300))
+    return torch.stack(swaps), torch.stack(rights)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(3, 40),
+    st.integers(0, 10_000),
+    st.floats(0.02, 2),
+    st.floats(0.2, 1.2) | st.floats(-0.5, -0.2),
+    st.booleans(),
+    st.booleans(),
+)
+def test_lists_of_near_rivals_give_the_integral_over_all(
+    classes: int, seed: int, size: float, scale: float, biased: bool, double: bool
+) -> None:
+    logits = _logits(25, classes, seed)
+    bias = biased * torch.randn(classes, generator=_generator(seed), dtype=torch.float64)
+    noise = NoiseModel(scale, bias, size**2 * _covariance(classes, seed), 1000)
+    found = swap_probability(logits.double() if double else logits, noise)
+    swap, right = _plain(logits, noise)
+    torch.testing.assert_close(found.swap, swap, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.swap * found.right_after_swap, swap * right, rtol=0, atol=2e-4)
+    torch.testing.assert_close(found.right_before, logits.double().softmax(1).amax(1), rtol=1e-5, atol=1e-6)
+
+
+def test_more_rivals_than_are_kept_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, logits = _model(30), _logits(3000, 30)
+    whole = swap_probability(logits, model)
+    monkeypatch.setattr("qcal.functional.swap_forecast._MOST_RIVALS", 100)
+    monkeypatch.setattr("qcal.functional.prediction_summary._BLOCK_NUMBERS", 3000)
+    parts = swap_probability(logits, model)
+    torch.testing.assert_close(parts.swap, whole.swap, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(parts.right_after_swap, whole.right_after_swap, rtol=1e-5, atol=1e-7)
+
+
+def test_a_summary_made_before_gives_the_same_and_another_is_refused() -> None:
+    model, logits = _model(5), _logits(200, 5)
+    made = swap_probability(logits, model, predictions=summarise_predictions(logits))
+    assert torch.equal(made.swap, swap_probability(logits, model).swap)
+    with pytest.raises(ValueError, match=r"`predictions` must be of the logits \(200, 5\), got a summary of 9 images"):
+        swap_probability(logits, model, predictions=summarise_predictions(logits[:9]))
+
+
+def test_half_logits_are_forecast_as_their_float32_values() -> None:
+    model, logits = _model(5), _logits(200, 5).to(torch.bfloat16)
+    assert torch.equal(swap_probability(logits, model).swap, swap_probability(logits.float(), model).swap)
+
+
+def test_offsets_of_images_and_classes_do_not_blur_the_estimate() -> None:
+    logits = _logits(3000, 4)
+    after = _disturb(logits, _model(4), seed=2)
+    plain = estimate_noise(logits, after)
+    offset = 50 * torch.randn(3000, 1, generator=_generator(4))
+    far = torch.tensor([0.0, 300.0, -300.0, 100.0])
+    moved = estimate_noise(logits + offset + far, after + plain.scale * (offset + far))
+    assert moved.scale == pytest.approx(plain.scale, abs=1e-4)
+    torch.testing.assert_close(moved.lead_variance, plain.lead_variance, rtol=1e-3, atol=1e-3)
+
+
+def test_strips_and_portions_of_the_covariance_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = _logits(700, 10)
+    after = _disturb(logits, _model(10), seed=2)
+    whole = estimate_noise(logits, after)
+    monkeypatch.setattr("qcal.functional.noise_model._STRIP", 3)
+    monkeypatch.setattr("qcal.functional.noise_model._GRAM_ROWS", 128)
+    parts = estimate_noise(logits, after)
+    torch.testing.assert_close(parts.covariance, whole.covariance, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(parts.covariance, parts.covariance.T, rtol=1e-5, atol=1e-7)
 
 
 def test_bad_input_is_refused() -> None:

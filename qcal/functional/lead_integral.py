@@ -5,11 +5,11 @@ For an image with n rivals whose leads have means of `z_1 .. z_n` standard devia
     P = 1 - E_t[prod_j Phi(a_j(t))],     a_j(t) = (z_j + sqrt(rho) t) / sqrt(1 - rho),     t ~ N(0, 1)
 
 One rival needs no integral: P = Phi(-z). For more, the trapezoidal rule with step h on [-4.5, 4.5] (weights normalised)
-takes h <= 0.77 sqrt(1 - rho), because the integrand is as steep as `1 / sqrt(1 - rho)`; for functions that decay like a
-Gaussian it converges faster than any power of h. Gauss-Hermite rules of as many nodes are far off when rho is large.
-Cutting the tails off changes P by at most `2 Phi(-4.5) < 7e-6`, and the rule by less than 3e-5 (measured against 6,000
-nodes for up to 300 rivals, in the tests). Small P keep their relative precision: the product is taken as
-`-expm1(sum_j log1p(-Phi(-a_j)))` with `Phi(-a) = erfc(a / sqrt(2)) / 2`.
+takes h <= 0.77 sqrt(1 - rho), because the integrand is as steep as `1 / sqrt(1 - rho)`, and finer steps for more than
+32 rivals. For functions that decay like a Gaussian it converges faster than any power of h; Gauss-Hermite rules of as
+many nodes are far off when rho is large. P is within 4e-5 of the integral (measured against 6,001 nodes for up to 1,000
+rivals, in the tests); of this, cutting the tails off makes up at most `2 Phi(-4.5) < 7e-6`. Small P keep their relative
+precision: the product is taken as `-expm1(sum_j log1p(-Phi(-a_j)))` with `Phi(-a) = erfc(a / sqrt(2)) / 2`.
 """
 
 import math
@@ -21,7 +21,9 @@ from torch import Tensor
 __all__ = ["RivalLists", "any_lead_falls", "rival_tables"]
 
 _REACH = 4.5
-_NODES = ((0.45, 17), (0.75, 25), (0.94, 49), (0.985, 101))  # largest rho, nodes
+# Largest rho, nodes for up to `_FEW` rivals, nodes for more: the product of many is steeper.
+_NODES = ((0.45, 17, 23), (0.75, 25, 35), (0.94, 49, 61), (0.985, 101, 101))
+_FEW = 32
 _BLOCK_NUMBERS = 1 << 19  # rivals times nodes looked at together, 2 MB in float32
 
 
@@ -103,9 +105,10 @@ def any_lead_falls(z: Tensor, shared: Tensor) -> Tensor:
     if not bool(((shared >= 0) & (shared <= most)).all()):
         raise ValueError(f"`shared` must lie in [0, {most}], got values outside or NaN. Clip the correlation.")
     falls = torch.empty_like(z[0])
-    scratch = z.new_empty(min(_BLOCK_NUMBERS, _NODES[-1][1] * z.numel()) + _NODES[-1][1] * len(z))
+    scratch = z.new_empty(min(_BLOCK_NUMBERS, _NODES[-1][-1] * z.numel()) + _NODES[-1][-1] * len(z))
     low = -1.0
-    for high, num_nodes in _NODES:
+    for high, few, many in _NODES:
+        num_nodes = few if len(z) <= _FEW else many
         chosen = ((shared > low) & (shared <= high)).nonzero().squeeze(1)
         for part in torch.split(chosen, max(1, _BLOCK_NUMBERS // (num_nodes * len(z)))):
             falls[part] = _trapezoid(z[:, part], shared[part], num_nodes, scratch)

@@ -11,7 +11,7 @@ from qcal.functional.score_inputs import check_rows, lift_half, raise_if_bad_row
 __all__ = ["NoiseModel", "estimate_noise"]
 
 _PILOT_ROWS = 64
-_GRAM_ROWS = 4096  # images whose residuals are held at once, and summed in float32
+_GRAM_ROWS = 2048  # images whose residuals are held at once, and summed in float32
 _STRIP = 256  # classes
 _ROUNDING = 1e-12  # share of a sum of squares that rounding may leave
 
@@ -112,7 +112,7 @@ def _factor_and_bias(float_logits: Tensor, quant_logits: Tensor) -> tuple[float,
 def _covariance(float_logits: Tensor, quant_logits: Tensor, scale: float, bias: Tensor) -> Tensor:
     """Covariance of what factor and bias leave, `(C, C)` float64.
 
-    Residuals are small numbers about 0: their products lose nothing that matters in float32, over some thousand images;
+    Residuals are small numbers about 0: their products lose nothing that matters in float32, over two thousand images;
     those sums are added in float64. Only the upper triangle is multiplied out, in strips of classes.
     """
     num_images, num_classes = float_logits.shape

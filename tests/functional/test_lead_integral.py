@@ -26,14 +26,15 @@ def _fine(z: np.ndarray, shared: float) -> np.ndarray:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("width", [2, 5, 30, 300])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [2, 5, 32, 300, 1000])
 @pytest.mark.parametrize("shared", [0.0, 0.1, 0.3, 0.45, 0.6, 0.75, 0.85, 0.94, 0.98])
 def test_the_rule_is_within_its_tolerance_of_a_fine_sum(width: int, shared: float) -> None:
     generator = torch.Generator().manual_seed(width)
-    spread_out = 6 * torch.rand(width, 30, generator=generator) - 1
-    close = 4.5 * torch.rand(1, 30, generator=generator) + 0.3 * torch.randn(width, 30, generator=generator)
+    spread_out = 6 * torch.rand(width, 12, generator=generator) - 1
+    close = 4.5 * torch.rand(1, 12, generator=generator) + 0.3 * torch.randn(width, 12, generator=generator)
     z = torch.cat([spread_out, close], dim=1)
-    found = any_lead_falls(z, torch.full((60,), shared)).double().numpy()
+    found = any_lead_falls(z, torch.full((24,), shared)).double().numpy()
     np.testing.assert_allclose(found, _fine(z.double().numpy(), shared), rtol=0, atol=TOLERANCE)
 
 

@@ -20,6 +20,8 @@ RESAMPLES = 10_000
 
 # Drawn indices held at once (8 bytes each): as many as stay in a CPU's cache between drawing and counting.
 _BLOCK_NUMBERS = 1 << 18
+# Counts held at once (8 bytes each): they meet the columns together, which are then read once for all of them.
+_COUNT_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def resampled_sums(values: Tensor, *, resamples: int = RESAMPLES, seed: int = 0)
     num_rows = len(columns)
     generator = torch.Generator().manual_seed(seed)
     sums = columns.new_empty(resamples, columns.shape[1])
-    for part in torch.split(sums, max(1, _BLOCK_NUMBERS // num_rows)):
+    for part in torch.split(sums, max(1, _COUNT_NUMBERS // num_rows)):
         part.copy_(_row_counts(num_rows, len(part), generator).to(columns.device) @ columns)
     return sums
 
@@ -155,9 +157,12 @@ def percentile_interval(samples: Tensor, *, level: float = 0.95) -> Interval:
 
 def _row_counts(num_rows: int, resamples: int, generator: torch.Generator) -> Tensor:
     """`(resamples, num_rows)` float64: how often each row is drawn in each of some resamples."""
-    drawn = torch.randint(num_rows, (resamples, num_rows), generator=generator)
-    drawn += torch.arange(0, resamples * num_rows, num_rows)[:, None]
-    return torch.bincount(drawn.view(-1), minlength=resamples * num_rows).view(resamples, num_rows).double()
+    counts = torch.empty(resamples, num_rows, dtype=torch.float64)
+    for part in torch.split(counts, max(1, _BLOCK_NUMBERS // num_rows)):
+        drawn = torch.randint(num_rows, part.shape, generator=generator)
+        drawn += torch.arange(0, part.numel(), num_rows)[:, None]
+        part.copy_(torch.bincount(drawn.view(-1), minlength=part.numel()).view(part.shape))
+    return counts
 
 
 def _quantile(ordered: Tensor, share: float) -> float:

@@ -22,7 +22,7 @@ class, and shrinks the logits; its SQNR runs evenly from 33 dB (w8a8) to 9 dB (a
 settings. What came out is printed: accuracy, confidence, and swaps of each setting.
 
     PYTHONPATH=. python benchmarks/analysis.py --threads 2 --files npz  # 1.30 (1.13 to 1.33), peak 3.46 GiB
-    PYTHONPATH=. python benchmarks/analysis.py --threads 2  # 2.00 (1.89 to 2.90), not quiet; peak 1.70 GiB
+    PYTHONPATH=. python benchmarks/analysis.py --threads 2  # 2.68 (1.90 to 3.91), peak 1.68 GiB
     PYTHONPATH=. python benchmarks/analysis.py --threads 2 --held-out 0
 """
 

@@ -9,6 +9,10 @@ class UsageError(Exception):
     """A mistake in arguments, configs or input, found before work started; its text is the whole message."""
 
 
+class BrokenOffError(Exception):
+    """What ended a run that had begun and is no defect, a full disk say; its text is the whole message."""
+
+
 def report_error(message: str) -> None:
     """Print `message` as the command's error on standard error."""
     print(f"qcal: error: {message}", file=sys.stderr)

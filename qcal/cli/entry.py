@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import qcal
 from qcal.cli.arguments import TOOLS, complete_arguments
-from qcal.usage import UsageError, report_error
+from qcal.usage import BrokenOffError, UsageError, report_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process when not given.
 
     Returns:
-        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, told in one message; of
-        a sweep also 1 when a run failed and 130 when it was stopped.
+        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, 1 when the disk was full,
+        both told in one message; of a sweep also 1 when a run failed and 130 when it was stopped.
 
     Raises:
         SystemExit: From `--help`, `--print_config` and from arguments that cannot be parsed.
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         report_error(str(error))
         return 2
+    except BrokenOffError as error:
+        report_error(str(error))
+        return 1
     return 0
 
 

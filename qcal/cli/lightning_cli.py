@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,11 +14,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
+from qcal.atomic import replacing
 from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
+from qcal.cli.checkpoint_file import WholeCheckpoints
+from qcal.cli.full_disk import telling_of_full_disk
 from qcal.cli.parser import Parser, readable
 from qcal.cli.run import RunDescription, RunOptions, WandbOptions, choose_run_folder, make_loggers
 from qcal.cli.wandb_run import describing_tags
 from qcal.data import ImageDataModule
+from qcal.sweep.run_state import LAST_CHECKPOINT
 from qcal.tasks import Classifier, check_fit
 from qcal.usage import UsageError
 
@@ -31,6 +36,7 @@ def run_command_line() -> None:
 
     Raises:
         UsageError: The input is wrong; found before anything was trained or written.
+        BrokenOffError: The disk is full.
     """
     _silence_advice()
     _start(QcalCLI)
@@ -75,11 +81,11 @@ class SaveRunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by the base class on rank 0, once."""
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         # Where this run went is not part of what to run: the next one gets a folder of its own.
         config.run.name = config.run.dir = None
-        self.parser.save(config, folder / self.config_filename, skip_none=False, overwrite=True, multifile=False)
+        with replacing(folder / self.config_filename) as temporary:
+            self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
 
 
 class QcalCLI(LightningCLI):
@@ -142,7 +148,11 @@ class QcalCLI(LightningCLI):
         kwargs["default_root_dir"] = str(folder)
         if config["logger"] in (None, True):
             kwargs["logger"] = make_loggers(name, folder, wandb, self.config_dump, self._shown(goes_on=resumed))
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        # Not as a plugin: that would replace what a strategy of several devices or a user brings along.
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
 
     def before_fit(self) -> None:
         """Make the run's folder, now that the input is known to be good."""
@@ -159,6 +169,11 @@ class QcalCLI(LightningCLI):
     def after_test(self) -> None:
         """Say where everything is."""
         self._print_places()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        with telling_of_full_disk(folder, folder / LAST_CHECKPOINT):
+            super()._run_subcommand(subcommand)
 
     def _make_folder(self) -> None:
         if not self.trainer.fast_dev_run and self.trainer.is_global_zero:  # type: ignore[attr-defined]  # set by a connector of Lightning

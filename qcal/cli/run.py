@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from qcal.callbacks.wandb_artifacts import UploadKind, Uploads
 from qcal.cli.wandb_run import FINISH_TIMEOUT, INIT_TIMEOUT, RunLogger, find_identity
-from qcal.sweep.run_state import OWN_FILES
+from qcal.sweep.run_state import LAST_CHECKPOINT, OWN_FILES
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +124,13 @@ def choose_run_folder(options: RunOptions, description: str, *, resumed: bool) -
             folder = Path(RUNS) / f"{name}-{number}"
     holds_run = folder.is_dir() and not all(entry.name.startswith(OWN_FILES) for entry in folder.iterdir())
     if folder.is_file() or (holds_run and not resumed):
-        raise ValueError(
-            f"{folder} holds a run already. Choose another `--run.name` or `--run.dir`, or go on with that run: "
-            f"`fit --run.dir {folder} --ckpt_path {folder / 'checkpoints' / 'last.ckpt'}`."
+        last = folder / LAST_CHECKPOINT
+        rest = (
+            f"or go on with that run: `fit --run.dir {folder} --ckpt_path {last}`."
+            if last.is_file()
+            else "or move that folder away: it has no checkpoint to go on from."
         )
+        raise ValueError(f"{folder} holds a run already. Choose another `--run.name` or `--run.dir`, {rest}")
     return name, folder
 
 

@@ -17,7 +17,8 @@ class Going:
     Attributes:
         base: Runs of the same base are taken to last equally long.
         elapsed: Seconds since it began.
-        fraction: Share of its epochs that is done, in [0, 1]; None where that is not known.
+        fraction: Share of its epochs that is done, in [0, 1]; None where that is not known. At 1 it is being measured,
+            which no epoch tells the length of.
     """
 
     base: str
@@ -76,13 +77,16 @@ def remaining_seconds(
 
     Returns:
         Seconds: the work that is left divided by the jobs, and never less than the longest run that goes on. None as
-        long as nothing was finished or is far enough to judge by.
+        long as nothing was finished or is far enough to judge by, or what is being measured has no run of its base
+        before it.
 
     Example:
         >>> remaining_seconds([Going("a", 30.0, 0.5)], ["a", "a", "b"], {"a": 60.0, "b": 100.0}, jobs=2)
         125.0
     """
     known = dict(took)
+    if any(run.fraction == 1 and run.base not in known for run in going):
+        return None
     for run in going:
         # The first tenth is mostly starting up.
         if run.base not in known and run.fraction is not None and run.fraction >= 0.1:
@@ -96,7 +100,7 @@ def remaining_seconds(
 
 
 def _left(run: Going, expected: float) -> float:
-    if run.fraction is None or run.fraction < 0.1:
+    if run.fraction is None or run.fraction < 0.1 or run.fraction == 1:
         return max(0.0, expected - run.elapsed)
     return run.elapsed * (1 - run.fraction) / run.fraction
 

@@ -52,6 +52,13 @@ def test_each_base_is_judged_by_its_own_runs() -> None:
     assert remaining_seconds([], ["small", "large", "large"], took, jobs=2) == pytest.approx(105)
 
 
+def test_a_run_that_is_being_measured_is_not_said_to_be_over() -> None:
+    measured = Going("a", 60.0, 1.0)
+    assert remaining_seconds([measured], [], {}, jobs=1) is None
+    assert remaining_seconds([measured, Going("b", 10.0, 0.5)], ["a"], {}, jobs=2) is None
+    assert remaining_seconds([measured], ["a"], {"a": 80.0}, jobs=1) == pytest.approx(20 + 80)
+
+
 def test_the_sweep_lasts_as_long_as_its_longest_run() -> None:
     assert remaining_seconds([Going("a", 10.0, 0.1)], [], {"a": 100.0}, jobs=8) == pytest.approx(90)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qcal.sweep.expansion import expand
+from qcal.sweep.expansion import choose, expand
 from qcal.sweep.local_engine import run_locally
 from qcal.sweep.overview import SweepDescription
 from qcal.sweep.ray_engine import RayOptions, import_ray, run_on_ray
@@ -26,6 +26,7 @@ _RAY_OPTIONS = ("address", "cpus_per_run", "gpus_per_run", "retries")
 _EXAMPLES = """examples:
   qcal sweep configs/sweeps/quickstart.yaml --dry-run          # what would be run
   qcal sweep configs/sweeps/quickstart.yaml --jobs 2           # again: goes on where it was
+  qcal sweep configs/sweeps/dilemma.yaml --only '*,seed=0'     # a part; the rest another time
   qcal sweep configs/sweeps/dilemma.yaml --jobs-per-device 4   # four runs share each GPU
   qcal sweep configs/sweeps/cifar100.yaml --engine ray --address auto --gpus-per-run 0.5
 """
@@ -57,16 +58,19 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     _check_engine(options)
     if options.engine == "ray":
         import_ray()
-    sweep = read_sweep(options.file, overrides=options.set)
-    planned = expand(sweep)
+    sweep = read_sweep(options.file, configs=options.config, overrides=options.set)
+    whole = expand(sweep)
+    planned = choose(whole, options.only)
     console = Console()
-    console.print(f"Checking {len(planned)} runs ...", highlight=False)
+    part = f" of {len(whole)}" if options.only else ""
+    console.print(f"Checking {len(planned)}{part} runs ...", highlight=False)
     runs = resolve(planned, group=sweep.name)
     from qcal.cli.run import RUNS  # here, because it brings Lightning along, which `--help` need not wait for
 
     # Absolute, because a cluster's nodes need not share the working folder.
     folder = Path(options.dir or Path(RUNS) / sweep.name).absolute()
-    todo = plan(runs, folder, rerun_changed=options.rerun_changed)
+    others = {run.name for run in whole} - {run.name for run in planned}
+    todo = plan(runs, folder, rerun_changed=options.rerun_changed, others=others)
     engine, jobs = _make_engine(options, todo)
     if options.dry_run:
         _print_plan(todo, console)
@@ -88,7 +92,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", help="the sweep file, or a packaged one such as sweeps/quickstart.yaml")
     parser.add_argument("--dir", help="folder of the sweep; runs/NAME, where NAME is the sweep's")
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], metavar="CONFIG", help="config laid over the bases of every run"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override for every run")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PATTERN", help="runs of such names alone: 'resnet20,*,seed=0'"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the runs, start none")
     parser.add_argument("--rerun-changed", action="store_true", help="start runs anew whose config has changed")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds to stop in after Ctrl-C; 30")

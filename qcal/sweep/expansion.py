@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import product
 
 from qcal.sweep.sweep_file import Choice, Sweep
@@ -51,6 +52,34 @@ def expand(sweep: Sweep) -> tuple[PlannedRun, ...]:
     ]
     _check_names(runs)
     return tuple(runs)
+
+
+def choose(runs: Sequence[PlannedRun], patterns: Sequence[str]) -> tuple[PlannedRun, ...]:
+    """The runs of which a part is wanted.
+
+    Args:
+        runs: All runs of the sweep.
+        patterns: As of file names, each for whole names: `resnet20,*,seed=0`.
+
+    Returns:
+        Those whose name fits any pattern, in the same order; all without patterns.
+
+    Raises:
+        UsageError: A pattern fits none.
+
+    Example:
+        >>> from qcal.sweep.sweep_file import read_sweep
+        >>> runs = expand(read_sweep("configs/sweeps/quickstart.yaml"))
+        >>> [run.name for run in choose(runs, ["*dial=[01],seed=2"])]
+        ['default,dial=0,seed=2', 'default,dial=1,seed=2']
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(run.name, pattern) for run in runs):
+            raise UsageError(
+                f"`--only {pattern}` fits none of the {len(runs)} runs, which are called {runs[0].name!r} to "
+                f"{runs[-1].name!r}. Write a whole name, or `*` for what may differ; `--dry-run` lists them all."
+            )
+    return tuple(run for run in runs if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns))
 
 
 def _planned(base: Choice, axes: Sequence[Choice], seed: int, overrides: Sequence[str]) -> PlannedRun:

@@ -1,7 +1,8 @@
 """From checked runs to an exit code: what there is to do, the sweep's folder, the engine, the summary."""
 
+import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from qcal.sweep.run_state import FILE as RUN_FILE
 from qcal.sweep.run_state import LOG
 from qcal.usage import UsageError
 
+# In the reason of a run that had no room, whoever put it there.
+_FULL = os.strerror(errno.ENOSPC)
 # Works through runs, tells the overview, and returns whether it came to the end.
 Engine = Callable[[Sequence[Run], Overview], bool]
 
@@ -28,24 +31,27 @@ class Plan:
         folder: The sweep's folder.
         runs: All runs, in order.
         actions: What to do for each, by name.
+        others: Names of further runs of the sweep, which are left as they are.
     """
 
     folder: Path
     runs: tuple[Run, ...]
     actions: dict[str, Action]
+    others: frozenset[str] = frozenset()
 
     def todo(self) -> list[Run]:
         """The runs that are not complete."""
         return [run for run in self.runs if self.actions[run.name] != "skip"]
 
 
-def plan(runs: Sequence[Run], folder: Path, *, rerun_changed: bool = False) -> Plan:
+def plan(runs: Sequence[Run], folder: Path, *, rerun_changed: bool = False, others: Collection[str] = ()) -> Plan:
     """Look at the folder of every run.
 
     Args:
         runs: The runs of the sweep.
         folder: The sweep's folder, which need not exist.
         rerun_changed: Runs whose config has changed are started anew; their folders are kept under another name.
+        others: Names of further runs of the sweep, which are left as they are.
 
     Returns:
         What there is to do; nothing has been written.
@@ -63,7 +69,7 @@ def plan(runs: Sequence[Run], folder: Path, *, rerun_changed: bool = False) -> P
             f"{lines}\nStart them anew with `--rerun-changed` (their old folders are kept in {folder / KEPT}), "
             "use another folder with `--dir`, or undo the change."
         )
-    return Plan(folder, tuple(runs), actions)
+    return Plan(folder, tuple(runs), actions, frozenset(others))
 
 
 def run_sweep(todo: Plan, engine: Engine, description: SweepDescription, console: Console) -> int:
@@ -93,7 +99,7 @@ def run_sweep(todo: Plan, engine: Engine, description: SweepDescription, console
             overview.write(finished=came_to_end)
     finally:
         os.close(held)
-    return _summarise(overview, came_to_end, console)
+    return _summarise(overview, came_to_end, console, todo.others)
 
 
 def _check_folder(folder: Path) -> None:
@@ -118,7 +124,7 @@ def _lock_sweep(folder: Path) -> int:
     return held
 
 
-def _summarise(overview: Overview, came_to_end: bool, console: Console) -> int:
+def _summarise(overview: Overview, came_to_end: bool, console: Console, left: Collection[str]) -> int:
     def tell(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -132,13 +138,16 @@ def _summarise(overview: Overview, came_to_end: bool, console: Console) -> int:
         tell("Stopped. The same command goes on: finished runs are skipped, others resume from their last checkpoint.")
         return 130
     if failed:
-        tell(f"{len(failed)} failed. The same command tries them again, from their last checkpoint.")
-    others = _strangers(overview)
+        first = "Free space on the disk; then the" if any(_FULL in (state.reason or "") for state in failed) else "The"
+        tell(f"{len(failed)} failed. {first} same command tries them again, from their last checkpoint.")
+    if left:
+        tell(f"{len(left)} other runs of the sweep were left as they are; the same command without `--only` runs them.")
+    others = _strangers(overview, left)
     if others:
         tell(f"Folders of runs that the sweep file no longer has: {', '.join(others)}. They stay as they are.")
     return 1 if failed else 0
 
 
-def _strangers(overview: Overview) -> list[str]:
+def _strangers(overview: Overview, left: Collection[str]) -> list[str]:
     names = {entry.parent.name for entry in overview.folder.glob(f"*/{RUN_FILE}")}
-    return sorted(names - set(overview.runs))
+    return sorted(names - set(overview.runs) - set(left))

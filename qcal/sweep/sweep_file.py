@@ -65,11 +65,12 @@ class _NoDuplicates(yaml.SafeLoader):  # type: ignore[misc]  # its base has no a
         return mapping
 
 
-def read_sweep(file: str | Path, *, overrides: Sequence[str] = ()) -> Sweep:
+def read_sweep(file: str | Path, *, configs: Sequence[str] = (), overrides: Sequence[str] = ()) -> Sweep:
     """Read and check a sweep file.
 
     Args:
         file: Its path, or the name of a packaged one (`sweeps/quickstart.yaml`).
+        configs: Further configs for every run, laid over its base and under its regime.
         overrides: Further `KEY=VALUE` for every run; they win over the file's.
 
     Returns:
@@ -92,9 +93,12 @@ def read_sweep(file: str | Path, *, overrides: Sequence[str] = ()) -> Sweep:
         if key not in KEYS:
             raise UsageError(f"{path} has the unknown key `{key}`. Keys: {', '.join(KEYS)}.{did_you_mean(key, KEYS)}")
     _check_not_empty(content, path)
+    for config in configs:
+        locate_config(config)
+    over = tuple(part for config in configs for part in ("-c", config))
     return Sweep(
         name=_checked_name(str(content.get("name", path.stem)), "The sweep's name"),
-        bases=tuple(_read_bases(content["bases"], path)),
+        bases=tuple(Choice(base.name, (*base.arguments, *over)) for base in _read_bases(content["bases"], path)),
         regimes=tuple(Choice(*parts) for parts in read_regimes(content["regimes"], path))
         if "regimes" in content
         else (Choice("", ()),),

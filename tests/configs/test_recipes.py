@@ -92,3 +92,19 @@ def test_the_papers_network_gives_the_papers_figures(
         # The logits are quantized: of the swaps some are ties and nothing else (160 of their 416 at w8a8).
         assert 0.01 <= ours.swaps_by_tie <= 0.02, name
         assert ours.swaps_by_tie <= ours.ties <= 0.05, name
+
+
+@pytest.mark.slow
+def test_the_recipe_of_cifar100_trains_on_npz_files(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", "-c", "cifar100_resnet20.yaml", "-c", "data/cifar100_npz.yaml", "--data.root", str(data_dir)]
+    arguments += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.accelerator", "cpu"]
+    arguments += ["--ptq.settings", "[w8a8]", "--ptq.max_batches", "2", "--data.val_size", "128"]
+    assert main([*arguments, "--run.dir", "run", "--wandb.mode", "disabled"]) == 0
+    record = read_record(tmp_path / "run" / "ptq")
+    assert {name: each.num_images for name, each in record.settings.items()} == {"w8a8": 256}
+    roles = record.context["data"]["roles"]
+    # The archive's images and their roles: 45,000 of the 50,000 are left to train on, but for a smaller val.
+    assert (roles["train"]["size"], roles["test"]["size"]) == (50_000 - 2_500 - 128, 10_000)

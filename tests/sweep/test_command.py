@@ -150,6 +150,8 @@ def test_a_run_that_would_be_refused_is_named_before_any_is_started(
     [
         (["nowhere.yaml"], "There is no sweep 'nowhere.yaml'"),
         ([], "the following arguments are required: file. See `qcal sweep --help`."),
+        (["sweeps/quickstart.yaml", "--only", "dial=*"], "`--only dial=*` fits none of the 15 runs, which are called"),
+        (["sweeps/quickstart.yaml", "-c", "nowhere.yaml"], "There is no config 'nowhere.yaml'"),
         (["sweeps/quickstart.yaml", "--job", "2"], "unrecognized arguments: --job 2"),
         (["sweeps/quickstart.yaml", "--jobs", "0"], "`--jobs` must be an integer of at least 1, got 0"),
         (["sweeps/quickstart.yaml", "--devices", "7"], "`--devices` must be"),
@@ -195,6 +197,20 @@ def test_a_dry_run_prints_command_lines_and_writes_nothing(
     assert len(lines) == 15
     assert all("qcal fit -c configs/default.yaml" in line and "--trainer.max_epochs=1" in line for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_large_sweep_reads_npz_files_and_can_be_run_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sweeps/cifar100.yaml", "-c", "data/cifar100_npz.yaml", "--set", "data.init_args.root=there"]
+    assert main(["sweep", *arguments, "--only", "resnet56,dial=*,seed=0", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "Checking 5 of 54 runs" in said
+    lines = [line for line in said.splitlines() if line.startswith("start")]
+    assert len(lines) == 5
+    assert all("-c data/cifar100_npz.yaml -c configs/regimes/dial.yaml" in line for line in lines)
+    assert all("data:NpzImages" in line and "--data.init_args.root=there" in line for line in lines)
 
 
 def test_each_pair_of_network_and_data_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:

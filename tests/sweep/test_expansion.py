@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcal.sweep.expansion import expand
+from qcal.sweep.expansion import choose, expand
 from qcal.sweep.sweep_file import Choice, Sweep
 from qcal.usage import UsageError
 
@@ -44,6 +44,19 @@ def test_configs_come_first_and_the_more_particular_later() -> None:
 def test_the_seeds_come_slowest_so_that_whole_comparisons_come_first() -> None:
     sweep = Sweep("s", choices("b", 1), choices("r", 2), (), (0, 1), ())
     assert [run.name for run in expand(sweep)] == ["b0,r0,seed=0", "b0,r1,seed=0", "b0,r0,seed=1", "b0,r1,seed=1"]
+
+
+def test_a_part_of_a_sweep_is_chosen_by_name_and_keeps_its_order() -> None:
+    runs = expand(Sweep("s", choices("b", 2), choices("r", 2), (), (0, 1), ()))
+    assert choose(runs, []) == runs
+    assert [run.name for run in choose(runs, ["b1,*,seed=0", "b0,r1,seed=0"])] == [
+        *("b0,r1,seed=0", "b1,r0,seed=0", "b1,r1,seed=0")
+    ]
+    # A pattern is of the whole name: `seed=1` alone would also be `seed=10`.
+    with pytest.raises(
+        UsageError, match=r"`--only seed=1` fits none of the 8 runs, which are called 'b0,r0,seed=0' to"
+    ):
+        choose(runs, ["b0,*", "seed=1"])
 
 
 def test_a_sweep_without_regimes_has_no_part_for_them_in_its_names() -> None:

@@ -66,8 +66,9 @@ def test_a_failure_is_named_with_its_reason_the_others_finish_and_the_next_time_
     assert "2 of 4 runs are finished" in said
     assert "failed: a: exit code 1: RuntimeError: CUDA out of memory" in said
     assert "failed: full: exit code 1: OSError: [Errno 28] No space left on device" in said
+    assert "Free space on the disk; then the same command tries them again" in said
     assert f"what it said: {tmp_path}/sweep/full/run.log" in said
-    assert "The same command tries them again" in said
+    assert "from their last checkpoint" in said
     code, said = sweep([*runs[:2], fake_run("full", journal), runs[3]], tmp_path)
     assert code == 0
     assert journal.of("a") == ["fit@0", "fit@1", "end"]
@@ -138,6 +139,17 @@ def test_runs_that_the_file_no_longer_has_are_named_and_stay(journal: Journal, t
     assert code == 0
     assert "Folders of runs that the sweep file no longer has: b. They stay as they are." in said
     assert (tmp_path / "sweep" / "b" / "ptq" / "records.json").exists()
+
+
+def test_runs_of_the_sweep_that_are_not_wanted_now_are_no_strangers(journal: Journal, tmp_path: Path) -> None:
+    sweep([fake_run("a", journal), fake_run("b", journal)], tmp_path)
+    todo = plan([fake_run("a", journal)], tmp_path / "sweep", others={"b", "c"})
+    file = io.StringIO()
+    description = SweepDescription("study", "study.yaml", "local", 1, [])
+    assert run_sweep(todo, lambda runs, overview: True, description, Console(file=file, width=60)) == 0
+    assert "1 of 1 runs are finished" in file.getvalue()
+    assert "2 other runs of the sweep were left as they are; the same command without `--only`" in file.getvalue()
+    assert "no longer has" not in file.getvalue()
 
 
 def test_the_sweeps_own_file_says_what_it_was(journal: Journal, tmp_path: Path) -> None:

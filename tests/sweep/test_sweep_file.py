@@ -111,6 +111,17 @@ def test_the_example_of_the_docs_is_a_sweep(tmp_path: Path, monkeypatch: pytest.
     assert runs[0].name == "small,label_smoothing,batch_size=64,seed=0"
 
 
+def test_a_config_for_every_run_lies_over_each_base_and_under_the_regime(tmp_path: Path) -> None:
+    text = "bases: {a: default.yaml, b: {configs: default.yaml, overrides: {x: 1}}}\nregimes: [focal]\nseeds: [0]\n"
+    over = "configs/data/cifar100_npz.yaml"
+    runs = expand(read_sweep(sweep_file(tmp_path, text), configs=[over]))
+    expected = ("-c", "default.yaml", "-c", over, "-c", "configs/regimes/focal.yaml")
+    assert [run.arguments[:6] for run in runs] == [expected, expected]
+    assert [run.arguments[6:] for run in runs] == [("--seed_everything=0",), ("--x=1", "--seed_everything=0")]
+    with pytest.raises(UsageError, match=r"no config 'nowhere.yaml'"):
+        read_sweep(sweep_file(tmp_path, text), configs=["nowhere.yaml"])
+
+
 @pytest.mark.parametrize("text", ["trainer.max_epochs", "=3", ""])
 def test_an_override_on_the_command_line_needs_key_and_value(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`--set` takes KEY=VALUE"):

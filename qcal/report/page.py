@@ -15,6 +15,7 @@ from qcal.atomic import replacing
 from qcal.plots import save_figure
 from qcal.report.chapter_figures import ChapterFigures
 from qcal.report.chapter_pictures import Picture, Section, chapter_pictures
+from qcal.report.configs import compare_configs
 from qcal.report.embed import add_titles, inline_png, inline_svg
 from qcal.report.find_records import Skipped
 from qcal.report.runs import Run
@@ -28,6 +29,7 @@ _MOST_ROWS = 1000  # of every run at every setting; more are in the files
 # Bytes. A page of 100 runs stays below 5 MB: the pictures that weigh most are embedded as PNG, the last not at all.
 _HEAVY_SVG, _SVG_BUDGET, _BUDGET = 350_000, 1_600_000, 2_900_000
 _POINTS = 72  # an inch
+_TALL = 2.2  # height by width: more would be less than half as wide as a page
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class Shown:
     picture: Picture
     markup: Markup
     file: str
+
+    @property
+    def tall(self) -> bool:
+        """Whether it is too tall for one page of paper."""
+        width, height = self.picture.figure.get_size_inches()
+        return bool(height > _TALL * width)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def write_page(
                 chapter_tables(figures),
             )
         )
-    every = settings_table(runs)
+    every, configs = settings_table(runs), compare_configs(runs)
     text = (
         _environment()
         .get_template("report.html.j2")
@@ -120,6 +128,9 @@ def write_page(
             runs=runs,
             runs_table=runs_table(runs),
             settings_table=every if len(every.rows) <= _MOST_ROWS else None,
+            shared=_yaml(configs.shared) if configs.shared else "",
+            own=configs.own,
+            without_config=configs.without,
             details=[_details(run, chapters) for run in runs],
             skipped=skipped,
             notes=notes,

@@ -42,6 +42,21 @@ document.body.dataset.found = JSON.stringify(found);
 }</script></body>"""
 
 
+# What is printed, seen where the rules for paper hold on the screen too.
+_PAPER = """<script>{
+const seen = (selector) => document.querySelector(selector).checkVisibility();
+const found = {};
+for (const each of ["#settings td", "#settings caption", "#configs td", ".paper", "details summary", "details.screen"])
+  found[each] = seen(each);
+const isOpen = () => document.querySelector("#settings").closest("details").open;
+found.open = [isOpen()];
+dispatchEvent(new Event("beforeprint")); found.open.push(isOpen());
+found.runs = document.querySelectorAll("details.screen[open]").length;
+dispatchEvent(new Event("afterprint")); found.open.push(isOpen());
+document.body.dataset.found = JSON.stringify(found);
+}</script></body>"""
+
+
 @pytest.fixture(scope="module")
 def chromium() -> str:
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -80,9 +95,9 @@ def _browse(chromium: str, page: Path, *options: str) -> tuple[str, list[str]]:
     return done.stdout, re.findall(r":CONSOLE[:(]\d+\)?\] (.*)", done.stderr)
 
 
-def _probe(chromium: str, page: Path, *options: str) -> dict[str, Any]:
+def _probe(chromium: str, page: Path, *options: str, probe: str = _PROBE) -> dict[str, Any]:
     probed = page.with_name("probed.html")
-    probed.write_text(page.read_text().replace("</body>", _PROBE))
+    probed.write_text(page.read_text().replace("</body>", probe))
     text, console = _browse(chromium, probed, "--dump-dom", *options)
     assert console == []
     found = re.search(r'<body[^>]* data-found="([^"]*)"', text)
@@ -130,6 +145,24 @@ def test_without_scripts_everything_can_be_read(chromium: str, page: Path) -> No
     assert 'id="hover"' not in text
     assert text.count("<title>dial=") == 9 * 2
     assert text.count('class="picture"') >= 8
+
+
+def test_what_is_closed_on_the_screen_is_printed_without_a_script_and_by_one(chromium: str, page: Path) -> None:
+    found = _probe(chromium, page, probe=_PAPER)
+    assert [found[each] for each in ("#settings td", "#configs td", ".paper", "details summary")] == [
+        *(False, False, False, True)
+    ]
+    # A browser that does not know `::details-content` is told by the script, and told back.
+    assert found["open"] == [False, True, False]
+    assert found["runs"] == 0
+    paper = page.with_name("paper.html")
+    paper.write_text(
+        re.sub("<script>.*?</script>", "", page.read_text().replace("@media print", "@media all"), flags=re.S)
+    )
+    found = _probe(chromium, paper, probe=_PAPER)
+    assert [found[each] for each in ("#settings td", "#settings caption", "#configs td", ".paper")] == 4 * [True]
+    assert [found[each] for each in ("details summary", "details.screen")] == 2 * [False]
+    assert found["open"] == 3 * [False]
 
 
 def test_it_is_drawn_on_screen_and_on_paper(chromium: str, page: Path, tmp_path: Path) -> None:

@@ -56,3 +56,14 @@ for (const row of document.querySelectorAll("tr[data-run]")) {
   row.addEventListener("mouseenter", () => light(row.dataset.run));
   row.addEventListener("mouseleave", () => light(null));
 }
+// Paper cannot be opened. A browser that knows `::details-content` prints what is closed without this.
+const opened = [];
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("details:not(.screen):not([open])")) {
+    each.open = true;
+    opened.push(each);
+  }
+});
+addEventListener("afterprint", () => {
+  for (const each of opened.splice(0)) each.open = false;
+});

@@ -13,7 +13,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 _TRAINED_MARKERS = "X*<>"
 _HEADROOM = 1.2  # of the height, for the temperatures
-_LABEL_WIDTH = 0.15  # of the axis of confidence
+_LABEL_WIDTH = 0.1  # of the axis of confidence: what `0.25` takes, and some air
 
 
 def temperature_control_panel(
@@ -47,7 +47,7 @@ def temperature_control_panel(
         >>> ax = temperature_control_panel({"w4a8": ([0.9, 0.7, 0.5], [0.3] * 3)}, ax=Figure().add_subplot(),
         ...     temperatures=[0.5, 1, 2], trained={"label smoothing": {"w4a8": (0.75, 0.4)}})
         >>> [text.get_text() for text in ax.texts]
-        ['T = 2', 'T = 1', 'T = 0.5']
+        ['T = 2', '1', '0.5']
     """
     check_some("applied", applied)
     dress(
@@ -106,16 +106,20 @@ def _tie_to_base(
 
 
 def _name_temperatures(confidence: Sequence[float], temperatures: Sequence[float], ax: Axes) -> None:
-    """Each temperature at the top, over its point; left out where it would touch the one before."""
+    """Each temperature at the top, over its point; left out where it would touch the one before.
+
+    `T = ` stands before the first alone, or of five temperatures two would have no room.
+    """
     drawn = -np.inf
     for place, temperature in sorted(zip(confidence, temperatures, strict=True)):
         if place - drawn < _LABEL_WIDTH:
             continue
+        prefix = "T = " if drawn == -np.inf else ""
         drawn = place
         ax.text(
             place,
             0.99,
-            f"T = {temperature:g}",
+            f"{prefix}{temperature:g}",
             transform=ax.get_xaxis_transform(),
             ha="center",
             va="top",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,12 +100,23 @@ def test_the_control_shows_level_lines_and_ties_trained_networks_to_them() -> No
     places = [np.asarray(line.get_xydata()) for line in ax.lines]
     ends = [[[0.7, 0.1 * place], [0.6, 0.15 * place]] for place in (1, 2, 3)]
     np.testing.assert_allclose([place for place in places if len(place) == 2], ends)
-    assert [text.get_text() for text in ax.texts] == ["T = 2", "T = 1", "T = 0.5"]
+    assert [text.get_text() for text in ax.texts] == ["T = 2", "1", "0.5"]
 
 
 def test_temperatures_that_would_touch_are_left_out() -> None:
     ax = temperature_control_panel({"w4a8": ([0.9, 0.88, 0.5], [0.1] * 3)}, ax=axes(), temperatures=[0.5, 1, 2])
-    assert [text.get_text() for text in ax.texts] == ["T = 2", "T = 1"]
+    assert [text.get_text() for text in ax.texts] == ["T = 2", "1"]
+
+
+def test_five_temperatures_have_room_and_none_touches_another() -> None:
+    confidence = [0.88, 0.76, 0.54, 0.33, 0.2]
+    ax = temperature_control_panel({"w4a8": (confidence, [0.1] * 5)}, ax=axes(), temperatures=[0.25, 0.5, 1, 2, 4])
+    assert [text.get_text() for text in ax.texts] == ["T = 4", "2", "1", "0.5", "0.25"]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_no_swaps_at_all_are_drawn() -> None:

@@ -250,6 +250,9 @@ class RunProcess:
 def _told(exit_code: int, log: Path, *, limit: int = 600) -> str:
     """Why a process ended badly, in its own words: qcal's error, or the last line of a traceback."""
     how = f"exit code {exit_code}" if exit_code > 0 else f"signal {signal.Signals(-exit_code).name}"
+    if exit_code == -signal.SIGKILL:
+        # It had no time to say anything: what stands last in its log is no reason.
+        return f"{how}: ended from outside, by someone or because memory ran out"
     text = _tail(log)
     _, mark, error = text.rpartition("qcal: error: ")
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -139,7 +139,7 @@ def _summarise(overview: Overview, came_to_end: bool, console: Console, left: Co
         return 130
     if failed:
         first = "Free space on the disk; then the" if any(_FULL in (state.reason or "") for state in failed) else "The"
-        tell(f"{len(failed)} failed. {first} same command tries them again, from their last checkpoint.")
+        tell(f"{len(failed)} failed. {first} same command tries again, from the last checkpoint.")
     if left:
         tell(f"{len(left)} other runs of the sweep were left as they are; the same command without `--only` runs them.")
     others = _strangers(overview, left)

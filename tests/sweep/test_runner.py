@@ -66,9 +66,9 @@ def test_a_failure_is_named_with_its_reason_the_others_finish_and_the_next_time_
     assert "2 of 4 runs are finished" in said
     assert "failed: a: exit code 1: RuntimeError: CUDA out of memory" in said
     assert "failed: full: exit code 1: OSError: [Errno 28] No space left on device" in said
-    assert "Free space on the disk; then the same command tries them again" in said
+    assert "Free space on the disk; then the same command tries again" in said
     assert f"what it said: {tmp_path}/sweep/full/run.log" in said
-    assert "from their last checkpoint" in said
+    assert "from the last checkpoint" in said
     code, said = sweep([*runs[:2], fake_run("full", journal), runs[3]], tmp_path)
     assert code == 0
     assert journal.of("a") == ["fit@0", "fit@1", "end"]

@@ -10,7 +10,16 @@ class UsageError(Exception):
 
 
 class BrokenOffError(Exception):
-    """What ended a run that had begun and is no defect, a full disk say; its text is the whole message."""
+    """What ended a run that had begun and is no defect, a full disk say; its text is the whole message.
+
+    Args:
+        message: The message.
+        exit_code: What the process ends with.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def report_error(message: str) -> None:

@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process when not given.
 
     Returns:
-        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, 1 when the disk was full,
-        both told in one message; of a sweep also 1 when a run failed and 130 when it was stopped.
+        The exit code: 0 when all went well, 2 after a mistake in the arguments or the input, 1 when the disk was full
+        and 130 when the user stopped it, each told in one message; of a sweep also 1 when a run failed.
 
     Raises:
         SystemExit: From `--help`, `--print_config` and from arguments that cannot be parsed.
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenOffError as error:
         report_error(str(error))
-        return 1
+        return error.exit_code
     return 0
 
 

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 import qcal.losses  # noqa: F401  # classes are known by their short names (`--model.loss FocalLoss`) once imported
 from qcal.atomic import replacing
 from qcal.callbacks import ConfidenceMonitor, PostTrainingQuantization, TemperatureScaling
+from qcal.cli.broken_off import telling_how_to_go_on
 from qcal.cli.checkpoint_file import WholeCheckpoints
-from qcal.cli.full_disk import telling_of_full_disk
 from qcal.cli.parser import Parser, readable
 from qcal.cli.run import RunDescription, RunOptions, WandbOptions, choose_run_folder, make_loggers
 from qcal.cli.wandb_run import describing_tags
@@ -36,7 +36,7 @@ def run_command_line() -> None:
 
     Raises:
         UsageError: The input is wrong; found before anything was trained or written.
-        BrokenOffError: The disk is full.
+        BrokenOffError: The disk is full, or the user stopped the run.
     """
     _silence_advice()
     _start(QcalCLI)
@@ -172,7 +172,8 @@ class QcalCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         folder = Path(self.trainer.default_root_dir)
-        with telling_of_full_disk(folder, folder / LAST_CHECKPOINT):
+        # Lightning answers Ctrl-C by ending the process, without a word on how to go on.
+        with telling_how_to_go_on(folder, folder / LAST_CHECKPOINT, was_stopped=lambda: self.trainer.interrupted):
             super()._run_subcommand(subcommand)
 
     def _make_folder(self) -> None:

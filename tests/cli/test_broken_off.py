@@ -1,7 +1,9 @@
-"""A disk that fills up during a run: one message, nothing lost, and the run goes on as the message says."""
+"""A full disk, or Ctrl-C, during a run: one message, nothing lost, and the run goes on as the message says."""
 
 import errno
 import shlex
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import torch
 import yaml
 
 from qcal.cli import main
-from qcal.cli.full_disk import telling_of_full_disk
+from qcal.cli.broken_off import telling_how_to_go_on
 from qcal.robustness import read_record
+from qcal.tasks import Classifier
 from qcal.usage import BrokenOffError
 from tests.cli.test_entry import SMALL
 
@@ -58,17 +61,44 @@ def test_a_run_without_a_checkpoint_says_so_here_and_when_its_folder_is_used_aga
     with monkeypatch.context() as disk:
         _fill_up(disk, after=0)
         assert main(["fit", *SMALL, *QUIET, "--run.dir", "run"]) == 1
-    assert "It had kept no checkpoint. Free space, move run away" in capsys.readouterr().err
+    assert "It had kept no checkpoint. Free space, then move run away" in capsys.readouterr().err
     assert main(["fit", *SMALL, *QUIET, "--run.dir", "run"]) == 2
     assert "move that folder away: it has no checkpoint to go on from" in capsys.readouterr().err
 
 
 def test_any_other_error_keeps_its_type(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), telling_of_full_disk(tmp_path, tmp_path / "last.ckpt"):
+    telling = partial(telling_how_to_go_on, tmp_path, tmp_path / "last.ckpt", was_stopped=lambda: False)
+    with pytest.raises(PermissionError), telling():
         raise PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(SystemExit), telling():
+        raise SystemExit(1)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_used_up_quota_is_a_full_disk(number: int, tmp_path: Path) -> None:
-    with pytest.raises(BrokenOffError, match="The disk is full"), telling_of_full_disk(tmp_path, tmp_path / "a.ckpt"):
+    telling = telling_how_to_go_on(tmp_path, tmp_path / "last.ckpt", was_stopped=lambda: False)
+    with pytest.raises(BrokenOffError, match="The disk is full"), telling:
         raise OSError(number, "no more")
+
+
+def test_ctrl_c_ends_a_run_with_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(self: Classifier) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as hand:
+        hand.setattr(Classifier, "on_train_epoch_start", press)
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            assert main(["fit", *SMALL, *QUIET, "--trainer.max_epochs", "2", "--run.dir", "run"]) == 130
+        finally:
+            signal.signal(signal.SIGINT, before)  # Lightning lets it be ignored from then on
+    error = capsys.readouterr().err
+    checkpoint = Path("run") / "checkpoints" / "last.ckpt"
+    assert f"The run in run was stopped. Its last whole checkpoint is {checkpoint}. Go on with `fit -c run/" in error
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 0
+    assert main([*shlex.split(error.split("Go on with `")[1].split("`")[0]), *QUIET]) == 0
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1

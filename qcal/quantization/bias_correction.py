@@ -62,7 +62,8 @@ def corrected_biases(
         layer = turn.layer
         if layer.target not in weights:
             return None
-        made = [turn.output(x, weights[layer.target]) for x in turn.inputs]
+        weight = weights[layer.target]
+        made = [turn.output(x, weight) for x in turn.inputs]
         shift = _mean_shift(made, turn.expected, turn.channel_dim)
         bias = get_tensor(graph, layer.bias)
         biases[layer.bias] = (bias.double() - shift).to(bias.dtype)

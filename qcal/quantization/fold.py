@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qcal.quantization.made_weights import MadeWeight, is_large
 from qcal.quantization.names import layer_name
 from qcal.quantization.operators import (
     BATCH_NORMS,
@@ -25,6 +26,7 @@ from qcal.quantization.operators import (
     aten,
     channel_axis,
     constant,
+    give_made,
     give_own,
     kind,
 )
@@ -66,10 +68,11 @@ def fold_batch_norms(module: GraphModule, placement: PlacementName = "graph") ->
         [Unfolded(name='3', reason='no convolution or linear layer directly in front of it')]
     """
     rules = rules_of(placement)
+    makes_weights = is_large(module)
     unfolded = []
     for node in list(module.graph.nodes):
         if kind(node) in BATCH_NORMS:
-            reason = rules.keeps_norm(node) or _fold(module, node)
+            reason = rules.keeps_norm(node) or _fold(module, node, makes_weights=makes_weights)
             if reason is not None:
                 unfolded.append(Unfolded(layer_name(node), reason))
     module.graph.eliminate_dead_code()
@@ -77,7 +80,7 @@ def fold_batch_norms(module: GraphModule, placement: PlacementName = "graph") ->
     return unfolded
 
 
-def _fold(module: GraphModule, norm: Node) -> str | None:
+def _fold(module: GraphModule, norm: Node, *, makes_weights: bool) -> str | None:
     """Fold one batch norm, or say why not."""
     layer = norm.args[0]
     if not isinstance(layer, Node) or kind(layer) not in LAYERS:
@@ -95,7 +98,10 @@ def _fold(module: GraphModule, norm: Node) -> str | None:
         return "it uses the statistics of the batch, not running ones"
     if weight is None or (bias is None and argument(layer, "bias") is not None):
         return f"the weights of {layer_name(layer)} are computed from its input"
-    _set_weights(module, layer, *folded(weight, bias, *statistics, channel_axis=channel_axis(layer)))
+    if makes_weights:
+        _make_weight(module, layer, weight, bias, *statistics)
+    else:
+        _set_weights(module, layer, *folded(weight, bias, *statistics, channel_axis=channel_axis(layer)))
     norm.replace_all_uses_with(layer)
     module.graph.erase_node(norm)
     return None
@@ -135,8 +141,11 @@ def folded(
     shape = [1] * weight.dim()
     shape[channel_axis] = -1
     new_weight = weight.double() * factor.double().reshape(shape)
-    new_bias = offset if bias is None else bias.double() * factor + offset
-    return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
+    return new_weight.to(weight.dtype), _folded_bias(bias, factor, offset).to(weight.dtype)
+
+
+def _folded_bias(bias: Tensor | None, factor: Tensor, offset: Tensor) -> Tensor:
+    return offset if bias is None else bias.double() * factor + offset
 
 
 def _normalises_channels(layer: Node) -> bool:
@@ -149,3 +158,13 @@ def _set_weights(module: GraphModule, layer: Node, weight: Tensor, bias: Tensor)
     """Give the layer tensors of its own: another layer may share the old ones but not the batch norm."""
     give_own(module, layer, "weight", weight, target=f"folded_{layer.name}_weight")
     give_own(module, layer, "bias", bias, target=f"folded_{layer.name}_bias")
+
+
+def _make_weight(
+    module: GraphModule, layer: Node, weight: Tensor, bias: Tensor | None, factor: Tensor, offset: Tensor
+) -> None:
+    """The same for a large network, whose folded weights are made when they are read."""
+    made = MadeWeight(weight, factor, channel_axis(layer))
+    give_made(module, layer, made, target=f"folded_{layer.name}_weight")
+    new_bias = _folded_bias(bias, factor, offset).to(weight.dtype)
+    give_own(module, layer, "bias", new_bias, target=f"folded_{layer.name}_bias")

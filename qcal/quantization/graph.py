@@ -24,13 +24,14 @@ from qcal.quantization.export_error import explain_export_error
 AGREEMENT = 1e-4
 
 
-def export_graph(model: nn.Module, example_input: Tensor) -> GraphModule:
+def export_graph(model: nn.Module, example_input: Tensor, *, shares: bool = False) -> GraphModule:
     """A graph that computes what `model` computes in eval mode, for any number of images.
 
     Args:
         model: A classifier: images (N, ...) to logits (N, C). In either mode, on any device, compiled or wrapped for
             data parallelism. It is not changed; parameters, buffers, mode, gradients and attributes stay as they are.
         example_input: A batch of images, of the size the graph will be used with. See `example_batch`.
+        shares: Whether the graph reads the parameters of `model` itself; see `float_copy`.
 
     Returns:
         A graph module with one input and one output, parameters frozen, on the device of `model`.
@@ -49,7 +50,7 @@ def export_graph(model: nn.Module, example_input: Tensor) -> GraphModule:
     check_module(model)
     # Drawing random numbers in eval mode is the network's right; moving the caller's generator is not ours.
     with plain_mode(device_of(model)), torch.random.fork_rng(cuda_devices(model)):
-        network, example, expected = checked_copy(model, example_input)
+        network, example, expected = checked_copy(model, example_input, shares=shares)
         graph = _export(network, example)
         check_agreement(graph(example.clone()), expected, of="The exported graph")
     return graph
@@ -61,14 +62,14 @@ def check_module(model: object) -> None:
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
 
 
-def checked_copy(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+def checked_copy(model: nn.Module, example_input: Tensor, *, shares: bool = False) -> tuple[nn.Module, Tensor, Tensor]:
     """A float copy of `model`, the example it is tried on, and the logits it gave.
 
     Raises:
         TypeError: `model` does not return a tensor.
         ValueError: its weights or its output hold NaN or infinity, or its output is not a floating (N, C) tensor.
     """
-    network = float_copy(model)
+    network = float_copy(model, shares=shares)
     check_weights(network)
     example = example_batch(example_input, network)
     # A clone, because a forward may write to its input.
@@ -112,8 +113,14 @@ def example_batch(example_input: Tensor, model: nn.Module) -> Tensor:
     return two.to(device_of(model), torch.float32 if two.is_floating_point() else two.dtype, copy=True)
 
 
-def float_copy(model: nn.Module) -> nn.Module:
-    """A frozen copy of the network in eval mode and float32, out of its `torch.compile` and data-parallel wrappers."""
+def float_copy(model: nn.Module, *, shares: bool = False) -> nn.Module:
+    """A frozen copy of the network in eval mode and float32, out of its `torch.compile` and data-parallel wrappers.
+
+    Args:
+        model: Not changed.
+        shares: Whether the numbers of parameters in float32 are shared instead of copied; buffers are copied in any
+            case. For a network that is a copy already and whose forward does not write to its parameters.
+    """
     network = unwrap(model)
     # Layers that keep a computed tensor as an attribute (old weight_norm, a remembered activation) cannot be copied as
     # they are, because it hangs on a gradient graph; its value can.
@@ -123,7 +130,11 @@ def float_copy(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    duplicate = copy.deepcopy(network, dict(computed))
+    memo: dict[int, object] = dict(computed)
+    if shares:
+        # Parameters of its own, with the same numbers: what is then done to one of them is not done to the other.
+        memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters() if p.is_leaf}
+    duplicate = copy.deepcopy(network, memo)
     for parent in list(duplicate.modules()):
         for name, child in parent.named_children():
             setattr(parent, name, unwrap(child))

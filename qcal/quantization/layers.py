@@ -1,9 +1,12 @@
 """Find the layers of a graph whose weights can be quantized, and give each a weight and a bias that can be replaced."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
+from qcal.quantization.made_weights import MadeWeight
 from qcal.quantization.names import Names, layer_name, operation_name
 from qcal.quantization.operators import (
     LAYERS,
@@ -13,8 +16,10 @@ from qcal.quantization.operators import (
     channel_axis,
     constant,
     get_tensor,
+    give_made,
     give_own,
     kind,
+    made_weight,
 )
 from qcal.quantization.placement import FloatOperation, Layer
 
@@ -44,6 +49,22 @@ def find_layers(module: GraphModule) -> tuple[tuple[Layer, ...], tuple[FloatOper
         weight = _weight_target(module, node)
         layers.append(Layer(name, weight, channel_axis(node), _bias_target(module, node, weight), node.name))
     return tuple(layers), tuple(in_float)
+
+
+def make_weights(module: GraphModule, layers: Sequence[Layer]) -> None:
+    """Let the weights of a large network be made when they are read, so that a setting rounds one at a time."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    readers = {layer.target: _readers(module, layer.target) for layer in layers}
+    quantized = {nodes[layer.node] for layer in layers}
+    for layer in layers:
+        if not quantized.issuperset(readers[layer.target]):
+            continue  # another layer shares the weight and stays in float
+        made = made_weight(module, layer.target)
+        if made is None:
+            made = MadeWeight(get_tensor(module, layer.target), channel_axis=layer.channel_axis)
+        give_made(module, nodes[layer.node], made, target=layer.target)
+    module.graph.eliminate_dead_code()
+    module.recompile()
 
 
 def _obstacle(module: GraphModule, layer: Node) -> str | None:

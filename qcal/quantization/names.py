@@ -4,7 +4,7 @@ import re
 
 from torch.fx import Node
 
-from qcal.quantization.operators import kind
+from qcal.quantization.operators import attribute, kind
 
 
 def layer_name(node: Node) -> str:
@@ -22,8 +22,9 @@ def layer_name(node: Node) -> str:
     if path and is_torchs and "MultiheadAttention" not in type_name:  # that one is many operations
         return path
     weight = node.args[1] if len(node.args) > 1 else None
-    if isinstance(weight, Node) and weight.op == "get_attr" and str(weight.target).endswith((".weight", "_weight")):
-        return str(weight.target).removesuffix("weight")[:-1]
+    target = attribute(weight)
+    if target is not None and target.endswith((".weight", "_weight")):
+        return target.removesuffix("weight")[:-1]
     return f"{path}.{operation_name(node)}" if path else operation_name(node)
 
 

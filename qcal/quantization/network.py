@@ -1,9 +1,10 @@
 """A prepared graph with all that its settings are made from: statistics of activations, tensors of weight methods."""
 
 import logging
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ class PreparedNetwork:
         key = (specs.weights, options)
         if key not in self._biases:
             images = self._images(sample, "bias_correction")
-            weights = {**self.simulator.rounded_weights(specs), **rounded}
+            weights = ChainMap(rounded, cast("dict[str, Tensor]", self.simulator.rounded_weights(specs)))  # read only
             self._biases[key] = corrected_biases(graph_of(self.simulator.network), self.placement, weights, images)
         return self._biases[key]
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import Argument, map_arg
 
+from qcal.quantization.made_weights import MadeWeight, Rounding
+
 aten = torch.ops.aten
 
 CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d}
@@ -168,7 +170,7 @@ def constant(module: GraphModule, source: Argument) -> Tensor | None:
     if not isinstance(source, Node):
         return None
     needed = _ancestors(source)
-    if any(node.op not in ("get_attr", "call_function") for node in needed):
+    if any(attribute(node) is None and node.op != "call_function" for node in needed):
         return None
     values: dict[Node, Argument] = {}
     for node in module.graph.nodes:
@@ -176,20 +178,25 @@ def constant(module: GraphModule, source: Argument) -> Tensor | None:
             args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
             values[node] = node.target(*args, **kwargs)
         elif node in needed:
-            values[node] = get_tensor(module, node.target)
+            values[node] = get_tensor(module, str(node.target))
     value = values[source]
     return value.detach() if isinstance(value, Tensor) else None
 
 
 def attribute(source: Argument) -> str | None:
-    """The dotted name of the tensor that a node fetches; None if it does anything else."""
-    return str(source.target) if isinstance(source, Node) and source.op == "get_attr" else None
+    """The dotted name of the tensor that a node fetches, a `MadeWeight` too; None if it does anything else."""
+    if not isinstance(source, Node):
+        return None
+    fetches = source.op == "get_attr" or (source.op == "call_module" and not source.args)
+    return str(source.target) if fetches else None
 
 
 def get_tensor(module: nn.Module, target: str) -> Tensor:
-    """The parameter or buffer under a dotted name."""
+    """The parameter or buffer under a dotted name, or what a `MadeWeight` there makes at this moment."""
     owner, _, name = target.rpartition(".")
     value = getattr(module.get_submodule(owner), name)
+    if isinstance(value, MadeWeight):
+        value = value()
     if not isinstance(value, Tensor):
         raise TypeError(f"`{target}` must name a tensor of the graph, got {type(value).__name__}.")
     return value
@@ -199,6 +206,10 @@ def set_tensor(module: nn.Module, target: str, value: Tensor) -> None:
     """Bind a dotted name to another tensor, without writing into the one it had."""
     owner_name, _, name = target.rpartition(".")
     owner = module.get_submodule(owner_name)
+    made = owner._modules.get(name)
+    if isinstance(made, MadeWeight):
+        made.replace(value)
+        return
     owner._parameters.pop(name, None)
     owner.register_buffer(name, value)
 
@@ -214,13 +225,30 @@ def add_tensor(module: GraphModule, before: Node, target: str, value: Tensor) ->
 
 def give_own(module: GraphModule, layer: Node, name: str, value: Tensor, *, target: str) -> str:
     """Make a new tensor of the graph, stored under `target`, the argument `name` of a layer; return `target`."""
-    node = add_tensor(module, layer, target, value)
+    _pass_to(layer, name, add_tensor(module, layer, target, value))
+    return target
+
+
+def give_made(module: GraphModule, layer: Node, weight: MadeWeight, *, target: str) -> str:
+    """Let a layer read a weight that is made just before it runs, stored under `target`; return `target`."""
+    owner_name, _, name = target.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    for tensors in (owner._parameters, owner._buffers):
+        tensors.pop(name, None)
+    owner.add_module(name, weight)
+    with module.graph.inserting_before(layer):
+        node = module.graph.call_module(target)
+    node.meta["val"] = weight.source
+    _pass_to(layer, "weight", node)
+    return target
+
+
+def _pass_to(layer: Node, name: str, node: Node) -> None:
     position = {"weight": 1, "bias": 2}[name]
     if len(layer.args) > position:
         layer.update_arg(position, node)
     else:
         layer.update_kwarg(name, node)
-    return target
 
 
 def _ancestors(source: Node) -> set[Node]:
@@ -234,13 +262,33 @@ def _ancestors(source: Node) -> set[Node]:
 
 
 @contextmanager
-def bound(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other tensors under these names for the length of a with block; afterwards the very same ones as before."""
-    before = {target: get_tensor(module, target) for target in tensors}
+def bound(module: nn.Module, tensors: Mapping[str, Tensor | Rounding]) -> Iterator[None]:
+    """Other tensors under these names for the length of a with block; afterwards the very same ones as before.
+
+    Args:
+        module: A prepared network.
+        tensors: By dotted name; for a `MadeWeight` also a function, what to make of its float weight.
+    """
+    made = {target: weight for target in tensors if (weight := made_weight(module, target)) is not None}
+    before = {target: get_tensor(module, target) for target in tensors if target not in made}
     try:
         for target, value in tensors.items():
-            set_tensor(module, target, value)
+            if target in made:
+                made[target].binding = value
+            elif isinstance(value, Tensor):
+                set_tensor(module, target, value)
+            else:
+                raise TypeError(f"`{target}` is no weight that is made: bind a tensor to it, got a function.")
         yield
     finally:
+        for weight in made.values():
+            weight.binding = None
         for target, value in before.items():
             set_tensor(module, target, value)
+
+
+def made_weight(module: nn.Module, target: str) -> MadeWeight | None:
+    """The weight under a dotted name if it is made when it is read; None for a tensor."""
+    owner, _, name = target.rpartition(".")
+    weight = module.get_submodule(owner)._modules.get(name)
+    return weight if isinstance(weight, MadeWeight) else None

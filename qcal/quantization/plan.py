@@ -188,8 +188,8 @@ class Plan:
     ) -> dict[Setting, Tensor]:
         """Logits at many settings from one reading of the images.
 
-        Memory holds the logits, one batch, and rounded weights up to `engines.CACHE_BYTES`; past that weights are
-        rounded anew for every batch.
+        Memory holds the logits, one batch, and rounded weights up to `made_weights.CACHE_BYTES`. Of a network with more
+        weights than that none are kept: each is rounded when its layer reads it.
 
         Args:
             settings: Settings or short forms; repetitions are computed once.

@@ -17,6 +17,8 @@ from qcal.quantization.graph import (
     plain_mode,
 )
 from qcal.quantization.images import ImageReader
+from qcal.quantization.layers import make_weights
+from qcal.quantization.made_weights import is_large
 from qcal.quantization.modules import place_at_modules
 from qcal.quantization.place import place_quantizers
 from qcal.quantization.placement import Placement
@@ -25,7 +27,9 @@ from qcal.quantization.rules import PlacementName, check_placement
 from qcal.quantization.simplify import simplify
 
 
-def prepare(model: nn.Module, example_input: Tensor, *, placement: PlacementName = "graph") -> Plan:
+def prepare(
+    model: nn.Module, example_input: Tensor, *, placement: PlacementName = "graph", shares_large: bool = False
+) -> Plan:
     """Export `model`, fold its batch norms, place quantizers; nothing is measured yet.
 
     Args:
@@ -34,9 +38,12 @@ def prepare(model: nn.Module, example_input: Tensor, *, placement: PlacementName
         placement: Which tensors are quantized. "graph" (default): what an int8 backend would store. "xia2021": as the
             code behind the paper does. "modules": at the boundaries of modules, for a model that cannot be exported.
             See `qcal.quantization.rules` and `qcal.quantization.modules`.
+        shares_large: Whether the plan reads the parameters of `model` itself, instead of a copy, if they are more than
+            `made_weights.CACHE_BYTES` and it has a graph: for a model that is a copy already, and is left as it is
+            while the plan lives. Its logits are the same.
 
     Returns:
-        A plan on the device of `model`, sharing nothing with it.
+        A plan on the device of `model`, sharing nothing with it unless `shares_large`.
 
     Raises:
         TypeError: `model` is not a module or does not return a tensor, or `example_input` is not a tensor.
@@ -58,24 +65,29 @@ def prepare(model: nn.Module, example_input: Tensor, *, placement: PlacementName
     check_module(model)
     # Drawing random numbers in eval mode is the network's right; moving the caller's generator is not ours.
     with plain_mode(device_of(model)), torch.random.fork_rng(cuda_devices(model)):
-        network, placed, unfolded, example, expected = (
-            _modules(model, example_input) if placement == "modules" else _graph(model, example_input, placement)
-        )
+        if placement == "modules":
+            network, placed, unfolded, example, expected = _modules(model, example_input)
+        else:
+            shares = shares_large and is_large(model)
+            network, placed, unfolded, example, expected = _graph(model, example_input, placement, shares=shares)
         layout = _fastest_layout(network, example, expected)
     reader = ImageReader(tuple(example.shape[1:]), example.dtype, example.device, layout)
     return Plan(network, placed, tuple(unfolded), reader)
 
 
 def _graph(
-    model: nn.Module, example_input: Tensor, placement: PlacementName
+    model: nn.Module, example_input: Tensor, placement: PlacementName, *, shares: bool
 ) -> tuple[nn.Module, Placement, list[Unfolded], Tensor, Tensor]:
-    graph = export_graph(model, example_input)
+    graph = export_graph(model, example_input, shares=shares)
     example = example_batch(example_input, model)
     expected = graph(example.clone())  # before simplifying, a graph may write to its input
     simplify(graph)
     decompose_attention(graph)
+    makes_weights = is_large(graph)
     unfolded = fold_batch_norms(graph, placement)
     placed = place_quantizers(graph, placement)
+    if makes_weights:
+        make_weights(graph, placed.layers)
     return GraphModule(graph, graph.graph), placed, unfolded, example, expected  # holds only what the graph reads
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from qcal.quantization.operators import ACTIVATIONS, constant, get_tensor, kind
+from qcal.quantization.operators import ACTIVATIONS, attribute, constant, get_tensor, kind
 from qcal.quantization.placement import Layer, Placement
 
 # Of the tensors of both networks at the widest place. 20,000 images of CIFAR's size in a ResNet20; 200 to 500 of
@@ -121,7 +121,7 @@ def _bytes_an_image(node: Node) -> int:
     """Size of one image's share of what a node yields; parameters are no image's."""
     value = node.meta.get("val")
     values = value if isinstance(value, tuple | list) else [value]
-    tensors = [v for v in values if isinstance(v, Tensor) and node.op != "get_attr"]
+    tensors = [v for v in values if isinstance(v, Tensor) and attribute(node) is None]
     return sum(v.element_size() * prod(size for size in v.shape if isinstance(size, int)) for v in tensors)
 
 
@@ -149,7 +149,7 @@ def _computed(module: GraphModule, node: Node, values: _Values, images: list[Ten
     """What a node yields for every batch."""
     if node.op == "placeholder":
         return images
-    if node.op == "get_attr":
+    if attribute(node) is not None:
         return [get_tensor(module, str(node.target))] * len(images)
     function = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
     assert callable(function)

@@ -299,7 +299,8 @@ def prepare_grid(
                 "`range_estimation` gave no batch. Pass a loader over training images; a few hundred images are enough."
             )
         network = network.to(device=device, dtype=torch.float32).eval()
-        grid = Grid(network, prepare(network, first[0][:2].to(device), placement=placement), settings, device)
+        plan = prepare(network, first[0][:2].to(device), placement=placement, shares_large=True)
+        grid = Grid(network, plan, settings, device)
         grid.seconds["prepare"] = time.perf_counter() - begin
         begin = time.perf_counter()
         if any(setting.needs_images for setting in grid.settings):

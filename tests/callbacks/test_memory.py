@@ -33,7 +33,7 @@ class _Watched(PostTrainingQuantization):
     memory: LiveMemory
 
     def on_fit_end(self, trainer: Any, pl_module: LightningModule) -> None:
-        tables = [_lanes(signed, torch.device("cpu")) for signed in (False, True)]  # the same for every network
+        tables = [_lanes(torch.device("cpu"))]  # the same for every network
         self.memory = LiveMemory(660_000, [*pl_module.state_dict().values(), *tables])
         with self.memory:
             super().on_fit_end(trainer, pl_module)

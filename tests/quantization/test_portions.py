@@ -25,6 +25,18 @@ def test_an_image_larger_than_a_portion_is_computed_alone() -> None:
     assert images_at_a_time(plan.network, plan.quantizers, plan.device) == 1
 
 
+def test_a_portion_stores_twice_what_the_weights_take_because_it_reads_them_all() -> None:
+    network = nn.Sequential(nn.Linear(100, 5000), nn.ReLU(), nn.Linear(5000, 2))
+    plan = prepare(network, torch.randn(2, 100))
+    with_weights = images_at_a_time(plan.network, plan.quantizers, plan.device)
+    plan.network.register_buffer("table", torch.zeros(1 << 20))
+    stored = sum(4 * math.prod(q.shape) for q in plan.quantizers)
+    weights = 4 * (sum(p.numel() for p in network.parameters()) + (1 << 20))
+    assert with_weights is not None
+    assert with_weights * stored < 2 * weights
+    assert images_at_a_time(plan.network, plan.quantizers, plan.device) == math.ceil(2 * weights / stored)
+
+
 def test_an_accelerator_gets_the_whole_batch() -> None:
     plan = prepare(tiny_resnet(), tiny_images())
     assert images_at_a_time(plan.network, plan.quantizers, torch.device("cuda")) is None

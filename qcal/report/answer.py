@@ -45,9 +45,10 @@ def dilemma_answer(chapter: Chapter, found: Sequence[Association]) -> str:
     unknown = f"Whether a more {measure} network loses less to quantization cannot be told from these runs"
     enough = [each for each in found if each.num_runs >= FEWEST_RUNS and each.plain.value is not None]
     if not enough:
+        there = "is" if len(chapter.runs) == 1 else "are"
         return (
-            f"{unknown}: there are {len(chapter.runs)}, and a correlation takes at least {FEWEST_RUNS} whose accuracy "
-            "and confidence differ; add seeds and regimes."
+            f"{unknown}: there {there} {len(chapter.runs)}, and a correlation takes at least {FEWEST_RUNS} whose "
+            "accuracy and confidence differ; add seeds and regimes."
         )
     told = [each for each in enough if each.partial.sign]
     if not told:

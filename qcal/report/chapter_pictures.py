@@ -252,13 +252,12 @@ def _margins(figures: ChapterFigures) -> list[Picture]:
     for ax in axes[len(regimes) :]:
         ax.set_axis_off()
     pairs = {each.difference.number for each in figures.margins}
+    count = f"{min(pairs)}" if len(pairs) == 1 else f"{min(pairs)} to {max(pairs)}"
     caption = (
         f"Swap rate of a regime less that of {BASELINE}, forecast from the float network's margins and from noise "
-        "measured "
-        f"on other images, and the parts that either owes: above 0, the regime swaps more. Means over "
-        f"{min(pairs)}{'' if len(pairs) == 1 else f' to {max(pairs)}'} pairs of runs with the same seed, with "
-        "Student's "
-        "95 % interval over pairs, from three on."
+        "measured on other images, and the parts that either owes: above 0, the regime swaps more. Means over "
+        f"{count} pair{'s' if max(pairs) > 1 else ''} of runs with the same seed, with Student's 95 % interval over "
+        "pairs, from three on."
     )
     return [Picture("margins-or-noise", fig, "", caption)]
 

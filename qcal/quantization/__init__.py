@@ -5,7 +5,8 @@ Where to look:
 - settings: `setting`, `setting_words` (short forms), `resolve` and `specs` (what one means on a network)
 - from a network to a plan: `preparation`; `graph` (export), `simplify`, `attention`, `fold`, `layers`, then `rules`,
   `sites` and `place` (which tensors are quantized); `modules` and its helpers for networks without a graph
-- ranges: `observers` (what one pass keeps), `ranges`, `mse_range`, `entropy_range`
+- ranges: `observers` (what one pass keeps), `observers_in_parts` (of a pass shared out between processes), `ranges`,
+  `mse_range`, `entropy_range`
 - weights: `weights`, `weight_search`; methods: `equalization`, `bias_correction`, `adaround`
 - running: `plan` (the door), `variants` (plain and equalized), `network`, `engines`, `quantizer`, `portions`,
   `sensitivity`, `summary`, `plan_file`
@@ -15,6 +16,7 @@ from qcal.quantization.adaround import AdaRoundOptions
 from qcal.quantization.engines import Engine
 from qcal.quantization.fold import Unfolded
 from qcal.quantization.observers import RangeObserver
+from qcal.quantization.observers_in_parts import PartObserver, join_parts
 from qcal.quantization.placement import FloatOperation, Layer, Placement, StoredTensor
 from qcal.quantization.plan import Plan
 from qcal.quantization.preparation import prepare
@@ -31,6 +33,7 @@ __all__ = [
     "Grid",
     "Layer",
     "Override",
+    "PartObserver",
     "Placement",
     "PlacementName",
     "Plan",
@@ -41,5 +44,6 @@ __all__ = [
     "StoredTensor",
     "Unfolded",
     "describe_sensitivity",
+    "join_parts",
     "prepare",
 ]

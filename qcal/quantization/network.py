@@ -50,13 +50,13 @@ class PreparedNetwork:
         self._biases: dict[tuple[_Weights, AdaRoundOptions | None], dict[str, Tensor]] = {}
 
     @contextmanager
-    def observed(self) -> Iterator[dict[str, RangeObserver]]:
+    def observed(self, kind: type[RangeObserver] = RangeObserver) -> Iterator[dict[str, RangeObserver]]:
         """Fresh observers, by the name of their quantizer, that see what passes there within a with block.
 
         NaN or infinity there raises a ValueError that names the quantizer.
         """
         quantizers = self.placement.quantizers
-        observers = {quantizer.name: RangeObserver(self._reader.device) for quantizer in quantizers}
+        observers = {quantizer.name: kind(self._reader.device) for quantizer in quantizers}
         try:
             for quantizer in quantizers:
                 quantizer.observer = observers[quantizer.name]

@@ -10,7 +10,8 @@ dividing it by the width underflows counts as 0.)
 
 The running averages are the exception by their nature: `average += 0.01 * (extreme of this batch - average)`, starting
 from the first batch, as in torch's MovingAverageMinMaxObserver. They depend on the order and the size of the batches.
-Observers that saw different images merge to the average of their averages, weighted by the number of batches.
+Observers that saw different images merge to the average of their averages, weighted by the number of batches; those of
+parts of one pass are joined into its exact averages by `observers_in_parts`.
 
 `torch.ao`'s HistogramObserver spreads counts over new bins by interpolation instead, and costs three times as much.
 """

@@ -84,8 +84,9 @@ class Plan:
     def statistics(self) -> Mapping[str, RangeObserver]:
         """What `observe` saw at each quantizer, by its name; empty before.
 
-        Assign to it what several processes saw, merged (`RangeObserver.merge`), to estimate ranges from all of it. That
-        drops `equalized_statistics`, which are of fewer images: assign them after it.
+        Assign to it what several processes saw, joined (`join_parts`; or `RangeObserver.merge`, which joins running
+        averages in its own way), to estimate ranges from all of it. That drops `equalized_statistics`, which are of
+        fewer images: assign them after it.
         """
         return self._variants.plain.simulator.observers
 
@@ -116,6 +117,7 @@ class Plan:
         equalized: bool = False,
         batch_size: int = 256,
         sample_size: int = 1024,
+        only: Callable[[int], bool] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """One pass of the float network over images for range estimation; gathers what every setting needs.
@@ -131,6 +133,9 @@ class Plan:
                 average over batches.
             sample_size: How many images, the first, to keep in memory for AdaRound and bias correction, which look at
                 images again: 1024 as in Nagel et al. 2020; 0 when no setting needs them.
+            only: Whether to run the batch at a position, counted from 0 after larger ones were cut; None runs all.
+                Several processes that read the same images run a part each, and `join_parts` makes of their statistics
+                those of one pass over all. The sample is of all images.
             progress: Called after each batch with the number of its images.
 
         Raises:
@@ -147,7 +152,7 @@ class Plan:
         sample = Sample(sample_size)
         with plain_mode(self.device):
             images = sample.watch(self._reader.batches(batches, batch_size), progress)
-            self.statistics, self.equalized_statistics = self._variants.observe(images, equalized=equalized)
+            self.statistics, self.equalized_statistics = self._variants.observe(images, equalized=equalized, only=only)
         self._use_sample(sample.images)
 
     def run(

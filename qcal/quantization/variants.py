@@ -6,7 +6,7 @@ the same images pass, each batch through one network after the other, so that im
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from qcal.quantization.equalization import EqualizedPair, equalize
 from qcal.quantization.images import ImageReader
 from qcal.quantization.network import PreparedNetwork, graph_of
 from qcal.quantization.observers import RangeObserver
+from qcal.quantization.observers_in_parts import PartObserver, go_to
 from qcal.quantization.placement import Placement
 from qcal.quantization.setting import Setting
 
@@ -61,27 +62,31 @@ class Variants:
         return self.equalized if setting.equalization else self.plain
 
     def observe(
-        self, batches: Iterable[Tensor], *, equalized: bool
+        self, batches: Iterable[Tensor], *, equalized: bool, only: Callable[[int], bool] | None = None
     ) -> tuple[dict[str, RangeObserver], dict[str, RangeObserver]]:
         """What passes each quantizer while both float networks read these batches in one pass.
 
         Args:
             batches: Images (N, ...) as the reader returns them.
             equalized: Whether the equalized network reads them, too.
+            only: Whether the batch at a position, from 0, is run at all; None runs every one.
 
         Returns:
             Statistics of the plain and of the equalized network, by the names of the quantizers; the latter are empty
-            unless `equalized`.
+            unless `equalized`. With `only` they are `PartObserver`s.
 
         Raises:
             ValueError: NaN or infinity in an activation; the message names where.
         """
         networks = (self.plain, self.equalized) if equalized else (self.plain,)
         with ExitStack() as stack:
-            seen = [stack.enter_context(network.observed()) for network in networks]
-            for x in batches:
-                for network in networks:
-                    network.simulator.network(x)
+            kind = RangeObserver if only is None else PartObserver
+            seen = [stack.enter_context(network.observed(kind)) for network in networks]
+            for position, x in enumerate(batches):
+                if only is None or only(position):
+                    for network, observers in zip(networks, seen, strict=True):
+                        go_to(position, observers)
+                        network.simulator.network(x)
         return seen[0], seen[1] if equalized else {}
 
     def forget(self) -> None:

@@ -140,7 +140,7 @@ class StudyRunner:
             found = self._processes.together(lambda: stack.enter_context(data))
             progress = stack.enter_context(StudyProgress(enabled=enabled, console=self.console))
             network = self._processes.together(lambda: self._network(found, weights))
-            grid, baseline = self._processes.together(lambda: self._grid(network, found, progress))
+            grid, baseline = self._grid(network, found, progress)
             context = self._context(network, found, weights)
             held_out = self._held_out(grid, found, baseline, progress)
             results = []
@@ -160,9 +160,9 @@ class StudyRunner:
 
     def _grid(self, network: nn.Module, found: StudyData, progress: StudyProgress) -> tuple[Grid, Baseline | None]:
         device = self._trainer.strategy.root_device
-        network.to(device)
+        self._processes.together(lambda: network.to(device))
         self._processes.share_weights(network)
-        baseline = trained_baseline(network, str(self._trainer.precision), device)
+        baseline = self._processes.together(lambda: trained_baseline(network, str(self._trainer.precision), device))
         grid = prepare_grid(
             network,
             self._options.settings,
@@ -170,6 +170,7 @@ class StudyRunner:
             placement=self._options.placement,
             device=device,
             progress=progress,
+            peers=self._processes,
         )
         return grid, baseline
 

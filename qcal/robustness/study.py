@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qcal.quantization import PlacementName, Plan, Setting, prepare
+from qcal.quantization import PlacementName, Plan, RangeObserver, Setting, join_parts, prepare
 from qcal.robustness.logits import FLOAT, FLOAT32, BatchLogits, Logits
 from qcal.robustness.out_of_memory import FittingBatches, is_out_of_memory
+from qcal.robustness.peers import Alone, Peers
+from qcal.robustness.range_images import Batches, Progress, RangeImages, num_batches
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-Progress = Callable[[str, int, int], None]
+__all__ = ["Baseline", "Batches", "Grid", "Progress", "Study", "prepare_grid", "run_study"]
 
 METHOD_IMAGES = 1024
 """Images that weight methods look at, as many as Nagel et al. 2020 use."""
 OBSERVATION_BATCH = 256
 """Images that are observed at a time, unless memory runs out."""
+_ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Grid:
             progress: As in `run_study`.
             baseline: The float network in the precision it was trained in, where that is not float32.
         """
-        begin, total, gathered = time.perf_counter(), _length(data), BatchLogits()
+        begin, total, gathered = time.perf_counter(), num_batches(data), BatchLogits()
         with _plain(self._device):
             try:
                 for done, (images, target) in enumerate(data, start=1):
@@ -187,20 +189,51 @@ class Grid:
             seconds=dict(self.seconds),
         )
 
-    def observe(self, images: "_Images") -> None:
-        """Estimate activation ranges, in smaller pieces if a whole batch does not fit."""
+    def observe(self, images: RangeImages, peers: Peers = _ALONE) -> None:
+        """Estimate activation ranges, in smaller pieces if a whole batch does not fit.
+
+        Several processes read the same images and run every n-th piece each; afterwards each has the ranges of all.
+        When memory runs out in one, all go on in smaller pieces: running averages depend on their size.
+        """
+        size = OBSERVATION_BATCH
+        while not self._observed(images, size, peers):
+            self._fitting.largest = size = (min(size, images.batch_size) + 1) // 2
+        self.range_images = images.seen
+        if peers.size > 1:
+            self._join(peers)
+
+    def _observed(self, images: RangeImages, size: int, peers: Peers) -> bool:
+        """Observe this process's pieces of at most `size` images; whether they fit into memory in every process."""
         methods = any(setting.has_weight_method for setting in self.settings)
         equalized = any(setting.needs_equalized_ranges for setting in self.settings)
-        size, sample = OBSERVATION_BATCH, METHOD_IMAGES if methods else 0
-        while True:
+        sample = METHOD_IMAGES if methods else 0
+        only = None if peers.size == 1 else (lambda position: position % peers.size == peers.rank)
+
+        def fits() -> bool:
             try:
-                self.plan.observe(images(), equalized=equalized, batch_size=size, sample_size=sample)
-                self.range_images = images.seen
-                return
+                self.plan.observe(images(), equalized=equalized, batch_size=size, sample_size=sample, only=only)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
-            self._fitting.largest = size = (min(size, images.batch_size) + 1) // 2
+                return False
+            return True
+
+        return all(peers.gather_everywhere(peers.together(fits)))
+
+    def _join(self, peers: Peers) -> None:
+        """Give every process the statistics of all; sent from the CPU, 128 KiB a quantizer."""
+
+        def sent() -> list[dict[str, RangeObserver]]:
+            seen = (self.plan.statistics, self.plan.equalized_statistics)
+            return [{name: observer.to("cpu") for name, observer in each.items()} for each in seen]
+
+        plain, equalized = zip(*peers.gather_everywhere(peers.together(sent)), strict=True)
+
+        def join() -> None:
+            self.plan.statistics = join_parts(plain, self.plan.device)
+            self.plan.equalized_statistics = join_parts(equalized, self.plan.device)
+
+        peers.together(join)
 
     def make_ready(self, progress: Progress | None) -> None:
         """Round weights now; a setting whose weight method fails is noted and left out."""
@@ -267,6 +300,7 @@ def prepare_grid(
     placement: PlacementName = "graph",
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    peers: Peers = _ALONE,
 ) -> Grid:
     """Trace a network, observe it once and make every setting ready to run.
 
@@ -278,12 +312,15 @@ def prepare_grid(
         placement: As in `run_study`.
         device: As in `run_study`.
         progress: As in `run_study`.
+        peers: Processes that prepare the same grid at the same time: each reads all the range estimation images, in the
+            same batches, and runs its share of them. The result is that of one process, bit for bit.
 
     Returns:
         The grid; a setting whose weight method failed is left out and is in its `errors`.
 
     Raises:
         ValueError: As `run_study`.
+        RuntimeError: Another process failed; the message says which and how.
     """
     if not settings:
         raise ValueError(
@@ -292,57 +329,29 @@ def prepare_grid(
     device = torch.device(device)
     with _plain(device):
         begin = time.perf_counter()
-        batches = iter(range_estimation)
-        first = next(batches, None)
-        if first is None:
-            raise ValueError(
-                "`range_estimation` gave no batch. Pass a loader over training images; a few hundred images are enough."
-            )
-        network = network.to(device=device, dtype=torch.float32).eval()
-        plan = prepare(network, first[0][:2].to(device), placement=placement, shares_large=True)
-        grid = Grid(network, plan, settings, device)
+
+        def prepared() -> tuple[Grid, tuple[Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]:
+            batches = iter(range_estimation)
+            first = next(batches, None)
+            if first is None:
+                raise ValueError(
+                    "`range_estimation` gave no batch. Pass a loader over training images; a few hundred images are "
+                    "enough."
+                )
+            ready = network.to(device=device, dtype=torch.float32).eval()
+            plan = prepare(ready, first[0][:2].to(device), placement=placement, shares_large=True)
+            return Grid(ready, plan, settings, device), first, batches
+
+        grid, first, batches = peers.together(prepared)
         grid.seconds["prepare"] = time.perf_counter() - begin
         begin = time.perf_counter()
         if any(setting.needs_images for setting in grid.settings):
-            grid.observe(_Images(first, batches, range_estimation, device, progress))
+            grid.observe(RangeImages(first, batches, range_estimation, device, progress), peers)
         grid.seconds["observe"] = time.perf_counter() - begin
         begin = time.perf_counter()
-        grid.make_ready(progress)
+        peers.together(lambda: grid.make_ready(progress))
         grid.seconds["weights"] = time.perf_counter() - begin
     return grid
-
-
-class _Images:
-    """The range estimation images, from the first batch on; read again from the start when called again."""
-
-    def __init__(
-        self,
-        first: tuple[Tensor, Tensor],
-        rest: Iterable[tuple[Tensor, Tensor]],
-        batches: Batches,
-        device: torch.device,
-        progress: Progress | None,
-    ) -> None:
-        self.seen, self.batch_size = 0, len(first[0])
-        self._first, self._rest, self._batches = first, rest, batches
-        self._device, self._progress = device, progress
-        self._is_read = False
-
-    def __call__(self) -> Iterable[Tensor]:
-        if self._is_read:
-            again = iter(self._batches)
-            self._first, self._rest = next(again), again
-        self._is_read, self.seen = True, 0
-        total = _length(self._batches)
-        yield self._count(self._first, 1, total)
-        for done, batch in enumerate(self._rest, start=2):
-            yield self._count(batch, done, total)
-
-    def _count(self, batch: tuple[Tensor, Tensor], done: int, total: int) -> Tensor:
-        self.seen += len(batch[0])
-        if self._progress:
-            self._progress("observe", done, total)
-        return batch[0].to(self._device)
 
 
 @contextmanager
@@ -350,11 +359,3 @@ def _plain(device: torch.device) -> Iterator[None]:
     """No gradients, no autocast, and no inference mode: a test loop calls from inside it, where nothing is traced."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
-
-
-def _length(batches: Batches) -> int:
-    """Number of batches, 0 where it is not known before they are read."""
-    try:
-        return len(batches)  # type: ignore[arg-type]  # a loader may have a length or not
-    except TypeError:
-        return 0

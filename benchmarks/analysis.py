@@ -21,7 +21,7 @@ the noise. The noise goes in the same 64 directions and in independent ones, has
 class, and shrinks the logits; its SQNR runs evenly from 33 dB (w8a8) to 9 dB (a w4a8 that loses much) over the
 settings. What came out is printed: accuracy, confidence, and swaps of each setting.
 
-    PYTHONPATH=. python benchmarks/analysis.py --threads 2 --files npz  # 1.30 (1.13 to 1.33), peak 3.46 GiB
+    PYTHONPATH=. python benchmarks/analysis.py --threads 2 --files npz  # 1.11 (1.05 to 1.42), peak 3.46 GiB
     PYTHONPATH=. python benchmarks/analysis.py --threads 2  # 2.68 (1.90 to 3.91), peak 1.68 GiB
     PYTHONPATH=. python benchmarks/analysis.py --threads 2 --held-out 0
 """

@@ -8,14 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from qcal.plots.regime_style import RegimeStyle, regime_legend
+from qcal.plots.regime_style import RegimeStyle, regime_legend, setting_panels
 from qcal.plots.style import INK, LINE_WIDTH, MUTED, dress, minus, percent_axis
 
 __all__ = ["RegimePoints", "RunPoint", "dilemma_figure", "dilemma_panel"]
 
 Range = tuple[float, float]
-_PANEL_WIDTH, _PANEL_HEIGHT, _MOST_BESIDE = 3.5, 3.0, 3  # inches, inches, panels
-_LEGEND_ROW = 0.25
+_PANEL_HEIGHT = 3.0  # inches
 
 
 @dataclass(frozen=True)
@@ -126,18 +125,9 @@ def dilemma_figure(
     Raises:
         ValueError: As `dilemma_panel`; or no panel.
     """
-    if not panels:
-        raise ValueError("`panels` must hold at least one setting, got none. Pass {'w4a4': {'focal': points}}.")
-    columns = min(_MOST_BESIDE, len(panels))
-    rows = -(-len(panels) // columns)
-    width = max(columns, 1.3) * _PANEL_WIDTH
-    legend_rows = -(-len(styles) // max(1, int(width / 1.9)))
-    fig = Figure(figsize=(width, rows * _PANEL_HEIGHT + legend_rows * _LEGEND_ROW), layout="constrained")
-    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
-    for ax, (setting, points) in zip(axes, panels.items(), strict=False):
+    fig, axes = setting_panels(len(panels), num_regimes=len(styles), height=_PANEL_HEIGHT)
+    for ax, (setting, points) in zip(axes, panels.items(), strict=True):
         dilemma_panel(points, ax=ax, styles=styles, title=setting, subtitle=subtitles[setting], xlabel=xlabel)
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
     regime_legend(fig, styles)
     return fig
 

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from qcal.plots.regime_style import RegimeStyle, regime_legend
+from qcal.plots.regime_style import RegimeStyle, regime_legend, setting_panels
 from qcal.plots.style import INK, LINE_WIDTH, dress, percent_axis
 
 __all__ = ["RegimeCurve", "regime_curves_figure", "regime_curves_panel"]
 
-_PANEL_WIDTH, _PANEL_HEIGHT, _MOST_BESIDE = 3.5, 2.8, 3
+_PANEL_HEIGHT = 2.8  # inches
 _BAND = 0.13  # opacity
 
 
@@ -103,17 +103,8 @@ def regime_curves_figure(
     Raises:
         ValueError: As `regime_curves_panel`; or no panel.
     """
-    if not panels:
-        raise ValueError("`panels` must hold at least one setting, got none. Pass {'w4a4': {'focal': curve}}.")
-    columns = min(_MOST_BESIDE, len(panels))
-    rows = -(-len(panels) // columns)
-    width = max(columns, 1.3) * _PANEL_WIDTH
-    legend = 0.25 * -(-len(styles) // max(1, int(width / 1.9)))
-    fig = Figure(figsize=(width, rows * _PANEL_HEIGHT + legend), layout="constrained")
-    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
-    for ax, (setting, curves) in zip(axes, panels.items(), strict=False):
+    fig, axes = setting_panels(len(panels), num_regimes=len(styles), height=_PANEL_HEIGHT)
+    for ax, (setting, curves) in zip(axes, panels.items(), strict=True):
         regime_curves_panel(curves, ax=ax, styles=styles, title=setting)
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
     regime_legend(fig, styles, line=True)
     return fig

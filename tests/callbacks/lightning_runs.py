@@ -55,6 +55,17 @@ class Lit(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
+class StillLit(Lit):
+    """Counts steps and learns nothing: what is measured must not depend on how training was shared out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]  # manual optimization returns nothing
+        self.optimizers().step()  # type: ignore[union-attr]  # there is one
+
+
 def make_trainer(folder: Path, *callbacks: Callback, csv: bool = False, **kwargs: Any) -> Trainer:
     defaults: dict[str, Any] = {
         "max_epochs": 1,

@@ -11,21 +11,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from qcal.callbacks import PostTrainingQuantization, TemperatureScaling
 from qcal.robustness import Record, read_logits, read_record
-from tests.callbacks.lightning_runs import Lit, loader, make_trainer
+from tests.callbacks.lightning_runs import StillLit, loader, make_trainer
 from tests.support.equality import assert_equal
 
 SETTINGS = ["w8a8", "w4a4-mse", "w4a8-ema", "w3a8-bc"]
-
-
-class _Still(Lit):
-    """Counts steps and learns nothing: what is measured must not depend on how training was shared out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]  # manual optimization returns nothing
-        self.optimizers().step()  # type: ignore[union-attr]  # there is one
 
 
 class _OwnStatistics(Callback):
@@ -38,7 +27,7 @@ class _OwnStatistics(Callback):
 
 def _fit(folder: Path, processes: int, callback: Callback, *more: Callback, **kwargs: Any) -> None:
     trainer = make_trainer(folder, *more, callback, strategy="ddp_fork", devices=processes, **kwargs)
-    trainer.fit(_Still(), loader(24, seed=0, batch_size=4), loader(21, seed=1, batch_size=4))
+    trainer.fit(StillLit(), loader(24, seed=0, batch_size=4), loader(21, seed=1, batch_size=4))
 
 
 def _comparable(record: Record) -> dict[str, Any]:

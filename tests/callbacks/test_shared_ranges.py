@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from qcal.callbacks import PostTrainingQuantization
 from qcal.quantization import Plan, Setting
 from qcal.robustness import read_logits, read_record
-from tests.callbacks.lightning_runs import Lit, images_and_labels, loader, make_trainer
+from tests.callbacks.lightning_runs import StillLit, images_and_labels, loader, make_trainer
 from tests.support.equality import assert_equal
 
 SETTINGS = ["w8a4", "w8a4-ema", "w8a4-pct99", "w8a4-mse", "w8a4-kl", "w4a4-cle-ema", "w4a4-bc", "w4a4-cle-bc-mse"]
@@ -21,21 +21,10 @@ SETTINGS = ["w8a4", "w8a4-ema", "w8a4-pct99", "w8a4-mse", "w8a4-kl", "w4a4-cle-e
 OF_THE_RUN = ("created", "seconds", "processes", "global_step")
 
 
-class _Still(Lit):
-    """Learns nothing: what is measured must not depend on how training was shared out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]  # manual optimization returns nothing
-        self.optimizers().step()  # type: ignore[union-attr]  # there is one
-
-
 def _fit(folder: Path, processes: int, ranges: Any, settings: list[str] = SETTINGS, on_error: Any = "raise") -> None:
     callback = PostTrainingQuantization(settings, range_estimation=ranges, on_error=on_error)
     trainer = make_trainer(folder, callback, strategy="ddp_fork", devices=processes)
-    trainer.fit(_Still(), loader(12, seed=0, batch_size=4), loader(9, seed=1, batch_size=4))
+    trainer.fit(StillLit(), loader(12, seed=0, batch_size=4), loader(9, seed=1, batch_size=4))
 
 
 def _assert_same_study(one: Path, several: Path) -> None:
@@ -146,6 +135,6 @@ class _LosesItsDisk(PostTrainingQuantization):
 def test_images_that_are_lost_midway_in_one_process_end_the_study_in_all(tmp_path: Path) -> None:
     callback = _LosesItsDisk(["w8a8"], range_estimation=loader(40, seed=5, batch_size=4))
     trainer = make_trainer(tmp_path, callback, strategy="ddp_fork", devices=2)
-    trainer.fit(_Still(), loader(12, seed=0, batch_size=4), loader(9, seed=1, batch_size=4))
+    trainer.fit(StillLit(), loader(12, seed=0, batch_size=4), loader(9, seed=1, batch_size=4))
     (message,) = read_record(tmp_path / "ptq").errors.values()
     assert "rank 1: OSError: the disk of this node is gone" in message
